@@ -1,0 +1,146 @@
+"""sRGB and CIELAB (D65, 2 degree observer) in torch: conversion, gamut mapping at constant lightness and hue, chroma grids.
+
+Every function takes and returns floating-point tensors of shape ``[..., C, H, W]``. Lightness L* is in [0, 100]; chroma
+a*, b* are in CIELAB units (about -87..99 and -108..95 inside sRGB); sRGB is gamma-encoded in [0, 1].
+
+Sources: IEC 61966-2-1 (sRGB transfer function), CIE 15 (CIELAB), the D65 matrix that scikit-image uses, so that its
+conversions can serve as an independent oracle.
+"""
+
+import torch
+import torch.nn.functional as F
+
+L_MAX = 100.0
+
+_XYZ_FROM_RGB = (
+    (0.412453, 0.357580, 0.180423),
+    (0.212671, 0.715160, 0.072169),
+    (0.019334, 0.119193, 0.950227),
+)
+_WHITE_D65 = (0.95047, 1.0, 1.08883)
+_CIE_EPSILON = 0.008856  # below this ratio to white, CIELAB is linear
+_CIE_SLOPE = 7.787
+_GAMUT_TOLERANCE = 1e-4  # far below half an 8-bit step; absorbs that the matrix's row sums are not exactly the white
+_BISECTIONS = 14  # chroma found to 1/16384 of its value: below 0.01 in CIELAB units
+
+
+def _matrix(rows: tuple[tuple[float, ...], ...], like: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(rows, dtype=torch.float64).to(like)
+
+
+def _mix_channels(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return torch.einsum("ij,...jhw->...ihw", matrix, x)
+
+
+def srgb_to_linear(rgb: torch.Tensor) -> torch.Tensor:
+    """Gamma-encoded sRGB to linear light (IEC 61966-2-1). Any shape; 0 and 1 are fixed points."""
+    return torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb.clamp(min=0.0) + 0.055) / 1.055) ** 2.4)
+
+
+def linear_to_srgb(linear: torch.Tensor) -> torch.Tensor:
+    """Linear light to gamma-encoded sRGB, the inverse of :func:`srgb_to_linear`; negative values stay negative."""
+    return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055)
+
+
+def rgb_to_lab(rgb: torch.Tensor) -> torch.Tensor:
+    """sRGB ``[..., 3, H, W]`` in [0, 1] to CIELAB ``[..., 3, H, W]``, in the input's dtype."""
+    if rgb.shape[-3] != 3:
+        raise ValueError(f"rgb must have 3 channels at dimension -3, got shape {tuple(rgb.shape)}")
+    white = _matrix((_WHITE_D65,), rgb).reshape(3, 1, 1)
+    xyz = _mix_channels(_matrix(_XYZ_FROM_RGB, rgb), srgb_to_linear(rgb)) / white
+    f = torch.where(xyz > _CIE_EPSILON, xyz.clamp(min=_CIE_EPSILON) ** (1 / 3), _CIE_SLOPE * xyz + 16 / 116)
+    fx, fy, fz = f.unbind(-3)
+    return torch.stack((116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)), dim=-3)
+
+
+def lab_to_rgb(lab: torch.Tensor) -> torch.Tensor:
+    """CIELAB ``[..., 3, H, W]`` to sRGB, *unclipped*: values outside [0, 1] are colours that sRGB doesn't have.
+
+    Use :func:`fit_gamut` first to get displayable colours of the same lightness and hue.
+    """
+    if lab.shape[-3] != 3:
+        raise ValueError(f"lab must have 3 channels at dimension -3, got shape {tuple(lab.shape)}")
+    lightness, a, b = lab.unbind(-3)
+    fy = (lightness + 16) / 116
+    f = torch.stack((fy + a / 500, fy, fy - b / 200), dim=-3)
+    xyz = torch.where(f**3 > _CIE_EPSILON, f**3, (f - 16 / 116) / _CIE_SLOPE)
+    xyz = xyz * _matrix((_WHITE_D65,), lab).reshape(3, 1, 1)
+    inverse = torch.linalg.inv(torch.tensor(_XYZ_FROM_RGB, dtype=torch.float64)).to(lab)
+    return linear_to_srgb(_mix_channels(inverse, xyz))
+
+
+def lightness_to_gray(lightness: torch.Tensor) -> torch.Tensor:
+    """L* in [0, 100] to the sRGB value in [0, 1] of the neutral grey that has this lightness. Any shape."""
+    fy = (lightness + 16) / 116
+    return linear_to_srgb(torch.where(fy**3 > _CIE_EPSILON, fy**3, (fy - 16 / 116) / _CIE_SLOPE))
+
+
+def gray_to_lightness(gray: torch.Tensor) -> torch.Tensor:
+    """The sRGB value in [0, 1] of a neutral grey to its L* in [0, 100]: inverse of :func:`lightness_to_gray`."""
+    y = srgb_to_linear(gray)
+    f = torch.where(y > _CIE_EPSILON, y.clamp(min=_CIE_EPSILON) ** (1 / 3), _CIE_SLOPE * y + 16 / 116)
+    return 116 * f - 16
+
+
+def fit_gamut(lab: torch.Tensor) -> torch.Tensor:
+    """Bring CIELAB ``[..., 3, H, W]`` inside sRGB by reducing chroma; L* and hue angle don't change.
+
+    For each pixel outside, the largest factor on (a*, b*) that sRGB can show is found by bisection: inside sRGB the set
+    of factors is an interval that starts at the neutral grey. Pixels inside are returned untouched. L* is clamped to
+    [0, 100].
+    """
+    lab = torch.cat((lab[..., :1, :, :].clamp(0.0, L_MAX), lab[..., 1:, :, :]), dim=-3)
+    outside = ~_displayable(lab_to_rgb(lab))
+    if not outside.any():
+        return lab
+    pixels = lab.movedim(-3, -1)[outside].T.unsqueeze(-1)  # [3, N, 1]
+    low, high = torch.zeros_like(pixels[:1]), torch.ones_like(pixels[:1])
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        fits = _displayable(lab_to_rgb(torch.cat((pixels[:1], pixels[1:] * middle))))
+        low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
+    fitted = lab.movedim(-3, -1).clone()
+    fitted[outside] = torch.cat((pixels[:1], pixels[1:] * low)).squeeze(-1).T
+    return fitted.movedim(-1, -3)
+
+
+def _displayable(rgb: torch.Tensor) -> torch.Tensor:
+    """``[..., H, W]`` bool: every channel of ``[..., 3, H, W]`` lies in [0, 1] (NaN doesn't)."""
+    return ((rgb >= -_GAMUT_TOLERANCE) & (rgb <= 1 + _GAMUT_TOLERANCE)).all(dim=-3)
+
+
+def downsample_chroma(chroma: torch.Tensor, factor: int) -> torch.Tensor:
+    """Average a*, b* ``[B, 2, H, W]`` over ``factor`` x ``factor`` cells to ``[B, 2, H / factor, W / factor]``."""
+    height, width = chroma.shape[-2:]
+    if height % factor or width % factor:
+        raise ValueError(f"chroma of {height} x {width} can't be cut into cells of factor={factor}; crop or pad it first")
+    return F.avg_pool2d(chroma, factor)
+
+
+def upsample_columns(chroma: torch.Tensor, width: int, cell: float) -> torch.Tensor:
+    """Bilinear upsampling, first half: ``[2, h, w]`` to ``[2, h, width]``; see :func:`upsample_rows`."""
+    return _lerp(chroma, _grid_positions(0, width, cell, chroma), dim=-1)
+
+
+def upsample_rows(chroma: torch.Tensor, start: int, stop: int, cell: float) -> torch.Tensor:
+    """Bilinear upsampling, second half: rows ``start`` to ``stop`` of the full-size picture from ``[2, h, W]``.
+
+    ``cell`` is the edge of a grid cell in full-size pixels and need not be whole. Working row by row keeps the memory
+    of a large scan bounded; both halves together equal ``F.interpolate(mode="bilinear", align_corners=False)``.
+    """
+    return _lerp(chroma, _grid_positions(start, stop, cell, chroma), dim=-2)
+
+
+def _grid_positions(start: int, stop: int, cell: float, like: torch.Tensor) -> torch.Tensor:
+    pixels = torch.arange(start, stop, device=like.device, dtype=torch.float32)
+    return (pixels + 0.5) / cell - 0.5
+
+
+def _lerp(x: torch.Tensor, positions: torch.Tensor, dim: int) -> torch.Tensor:
+    last = x.shape[dim] - 1
+    positions = positions.clamp(0, last)
+    lower = positions.floor().long()
+    weight = (positions - lower).to(x.dtype)
+    if dim == -2:
+        weight = weight.unsqueeze(-1)
+    return torch.lerp(x.index_select(dim, lower), x.index_select(dim, (lower + 1).clamp(max=last)), weight)

@@ -1,0 +1,395 @@
+"""The colorization pipeline: a diffusion model of P(chroma | lightness) in CIELAB.
+
+The grey photo *is* the lightness; only a*, b* are drawn by the diffusion, on a coarse grid, and joined with the
+untouched full-size lightness. This file and color.py travel with a checkpoint to the Hub, so they import nothing else
+of this project.
+"""
+
+import inspect
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DModel
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import ImageOps
+from transformers import PreTrainedModel
+
+from .color import (
+    L_MAX,
+    fit_gamut,
+    gray_to_lightness,
+    lab_to_rgb,
+    lightness_to_gray,
+    rgb_to_lab,
+    upsample_columns,
+    upsample_rows,
+)
+
+PhotoInput = str | Path | PIL.Image.Image | np.ndarray | torch.Tensor
+
+_LONGEST_OVER_WORKING_SIZE = 16  # a strip that is longer than this is scaled down to it and padded
+_STRIP_PIXELS = 2**20  # full-size conversion goes by strips of rows of about this many pixels
+
+
+@dataclass
+class ColorizationPipelineOutput(BaseOutput):
+    """What :class:`ColorizationPipeline` returns.
+
+    Attributes:
+        images: one colour photo per input, at the input's size: PIL images (RGB), or for ``output_type="np"`` arrays
+            ``[H, W, 3]`` and for ``"pt"`` tensors ``[3, H, W]``, float32 sRGB in [0, 1].
+    """
+
+    images: list[PIL.Image.Image] | list[np.ndarray] | list[torch.Tensor]
+
+
+def encode_lightness(
+    lightness: torch.Tensor,
+    *,
+    luma_factor: int,
+    image_encoder: PreTrainedModel | None = None,
+    encoder_layers: Sequence[int] = (),
+    encoder_mean: float = 0.0,
+    encoder_std: float = 1.0,
+) -> torch.Tensor:
+    """What the UNet is told of the grey photo: its fine detail, and, with an encoder, what it shows.
+
+    Args:
+        lightness: L* ``[B, 1, H, W]`` in [0, 100]; height and width divisible by ``luma_factor``.
+        luma_factor: each cell of the chroma grid gets its ``luma_factor``\\ :sup:`2` lightness pixels as channels, in
+            [-1, 1] (space-to-depth).
+        image_encoder: frozen network; sees the photo as three equal sRGB channels, ``(x - encoder_mean) / encoder_std``
+            of x in [0, 1].
+        encoder_layers: which of its hidden states are used. Each location's feature vector is standardized over its
+            channels (so no encoder needs a scale of its own) and brought to the chroma grid bilinearly.
+
+    Returns:
+        ``[B, luma_factor ** 2 + K, H / luma_factor, W / luma_factor]`` with K feature channels.
+    """
+    condition = F.pixel_unshuffle(lightness * (2 / L_MAX) - 1, luma_factor)
+    if image_encoder is None:
+        return condition
+    gray = (lightness_to_gray(lightness) - encoder_mean) / encoder_std
+    pixels = gray.expand(-1, 3, -1, -1).to(image_encoder.dtype)
+    hidden_states = image_encoder(pixels, output_hidden_states=True).hidden_states
+    maps = [condition]
+    for layer in encoder_layers:
+        features = hidden_states[layer].to(condition.dtype)
+        features = F.layer_norm(features.movedim(1, -1), features.shape[1:2]).movedim(-1, 1)
+        maps.append(F.interpolate(features, condition.shape[-2:], mode="bilinear"))
+    return torch.cat(maps, dim=1)
+
+
+def condition_channels(
+    luma_factor: int, image_encoder: PreTrainedModel | None = None, encoder_layers: Sequence[int] = ()
+) -> int:
+    """How many channels :func:`encode_lightness` returns for this encoder: the UNet's in_channels less 2."""
+    probe = torch.full((1, 1, 64, 64), L_MAX / 2, device=image_encoder.device if image_encoder is not None else None)
+    with torch.no_grad():
+        return encode_lightness(
+            probe, luma_factor=luma_factor, image_encoder=image_encoder, encoder_layers=encoder_layers
+        ).shape[1]
+
+
+class ColorizationPipeline(DiffusionPipeline):
+    """Gives grey photos plausible colours by conditional diffusion in CIELAB.
+
+    Args:
+        unet: ``UNet2DModel`` with in_channels = luma_factor² (lightness) + K (features of ``image_encoder``) + 2 (noisy
+            chroma) and out_channels = 2.
+        scheduler: the noise schedule that the UNet was trained with. For sampling any diffusers scheduler does:
+            ``pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)``.
+        image_encoder: optional frozen transformers vision model with ``hidden_states``, read from the grey photo.
+        luma_factor: lightness pixels per chroma cell along each axis.
+        chroma_scale: a*, b* divided by this are what the diffusion sees.
+        working_size: shorter side, in pixels, at which the network reads a photo.
+        default_steps: number of denoising steps when a call doesn't say.
+        encoder_layers, encoder_mean, encoder_std: see :func:`encode_lightness`.
+
+    >>> from colorized_pipeline import ColorizationPipeline
+    >>> pipe = ColorizationPipeline.from_pretrained("path/or/hub-id")
+    >>> pipe("scan.jpg", generator=torch.Generator().manual_seed(0)).images[0].save("colour.png")
+    """
+
+    model_cpu_offload_seq = "image_encoder->unet"
+    _optional_components = ["image_encoder"]
+
+    def __init__(
+        self,
+        unet: UNet2DModel,
+        scheduler: DDPMScheduler,
+        image_encoder: PreTrainedModel | None = None,
+        luma_factor: int = 4,
+        chroma_scale: float = 40.0,
+        working_size: int = 128,
+        default_steps: int = 25,
+        encoder_layers: tuple[int, ...] = (11, 16),
+        encoder_mean: float = 127 / 255,
+        encoder_std: float = 128 / 255,
+    ) -> None:
+        super().__init__()
+        if unet.config.out_channels != 2:
+            raise ValueError(f"unet must have out_channels=2 (a*, b*), got {unet.config.out_channels}")
+        self.register_modules(unet=unet, scheduler=scheduler, image_encoder=image_encoder)
+        self.register_to_config(
+            luma_factor=luma_factor,
+            chroma_scale=chroma_scale,
+            working_size=working_size,
+            default_steps=default_steps,
+            encoder_layers=tuple(encoder_layers),
+            encoder_mean=encoder_mean,
+            encoder_std=encoder_std,
+        )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: PhotoInput | Sequence[PhotoInput],
+        num_inference_steps: int | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        intensity: float = 1.0,
+        working_size: int | None = None,
+        batch_size: int = 8,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ColorizationPipelineOutput | tuple:
+        """Colorize one photo or a list of photos, of any sizes.
+
+        Args:
+            image: path, PIL image of any mode, array (``[H, W]`` or ``[H, W, C]``) or tensor (``[H, W]``, ``[1, H, W]``,
+                ``[3, H, W]`` or a batch ``[B, C, H, W]``); integers over their dtype's full range, floats in [0, 1]. Or
+                a list of these. A colour photo is taken as its lightness.
+            num_inference_steps: denoising steps; more is slower and finer. Default: the checkpoint's ``default_steps``.
+            generator: source of randomness, or one per photo. The same generator state gives the same picture, however
+                photos are batched.
+            intensity: factor on chroma: 0 is grey, 1 what the model drew, above 1 more vivid.
+            working_size: shorter side at which the network reads the photo, in pixels. Default: the checkpoint's.
+            batch_size: photos of one working shape that are denoised together.
+            output_type: ``"pil"``, ``"np"`` or ``"pt"``.
+            return_dict: ``False`` returns a plain tuple ``(images,)``.
+
+        Returns:
+            :class:`ColorizationPipelineOutput`. Lightness is the input's; colours that sRGB can't show at that lightness
+            lose chroma, not hue.
+
+        Raises:
+            ValueError, TypeError: for an argument that can't be used; the message says which and why.
+        """
+        # 1. Arguments, with defaults from the checkpoint's config
+        steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
+        size = self.config.working_size if working_size is None else working_size
+        _check_call(steps=steps, working_size=size, batch_size=batch_size, intensity=intensity, output_type=output_type)
+
+        # 2. Every accepted input becomes full-size lightness, [1, H, W] in [0, 100]
+        photos = [_read_lightness(one) for one in _as_list(image)]
+        generators = self._spawn_generators(generator, len(photos))
+
+        # 3. Lightness at working size, padded to the UNet's stride; photos of one shape go through it together
+        working = [self._to_working_size(lightness, size) for lightness in photos]
+        groups: dict[torch.Size, list[int]] = {}
+        for index, (padded, _) in enumerate(working):
+            groups.setdefault(padded.shape, []).append(index)
+        batches = [group[i : i + batch_size] for group in groups.values() for i in range(0, len(group), batch_size)]
+
+        # 4. Reverse diffusion of chroma on its coarse grid
+        chroma: dict[int, torch.Tensor] = {}
+        with self.progress_bar(total=len(batches) * steps) as bar:
+            for batch in batches:
+                lightness = torch.stack([working[index][0] for index in batch])  # [B, 1, h, w]
+                drawn = self._draw_chroma(lightness, steps, [generators[index] for index in batch], bar)
+                chroma.update(zip(batch, drawn, strict=True))
+
+        # 5. Chroma to full size, joined with the untouched lightness
+        images = [
+            _compose(photo, chroma[index] * intensity, cell=working[index][1])
+            for index, photo in enumerate(photos)
+        ]
+        images = [_to_output(rgb, output_type) for rgb in images]
+
+        self.maybe_free_model_hooks()
+        return ColorizationPipelineOutput(images=images) if return_dict else (images,)
+
+    def condition(self, lightness: torch.Tensor) -> torch.Tensor:
+        """:func:`encode_lightness` with this pipeline's encoder and config."""
+        return encode_lightness(
+            lightness,
+            luma_factor=self.config.luma_factor,
+            image_encoder=self.image_encoder,
+            encoder_layers=self.config.encoder_layers,
+            encoder_mean=self.config.encoder_mean,
+            encoder_std=self.config.encoder_std,
+        )
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """As in diffusers, and the pipeline's own code beside the weights.
+
+        With it ``DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)`` loads the
+        checkpoint where this package isn't installed.
+        """
+        here = Path(__file__).parent
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        for name in ("pipeline.py", "color.py"):
+            target = Path(save_directory) / name
+            if target.resolve() != (here / name).resolve():
+                shutil.copyfile(here / name, target)
+        super().save_pretrained(save_directory, **kwargs)
+
+    def _draw_chroma(
+        self, lightness: torch.Tensor, steps: int, generators: list[torch.Generator], bar: Any
+    ) -> torch.Tensor:
+        """Sample a*, b* ``[B, 2, h, w]`` in CIELAB units for lightness ``[B, 1, h * f, w * f]``, noise to picture."""
+        device = self._execution_device
+        condition = self.condition(lightness.to(device))  # [B, C, h, w]
+        self.scheduler.set_timesteps(steps, device=device)
+        takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
+        extra = {"generator": generators} if takes_generator else {}
+
+        shape = (len(lightness), 2, *condition.shape[-2:])
+        chroma = randn_tensor(shape, generator=generators, device=device, dtype=torch.float32)
+        chroma = chroma * self.scheduler.init_noise_sigma
+        for timestep in self.scheduler.timesteps:
+            noisy = self.scheduler.scale_model_input(chroma, timestep)
+            predicted = self.unet(torch.cat((condition, noisy), dim=1).to(self.unet.dtype), timestep).sample
+            # The sampler's sums stay in float32: half precision would add its own noise at every step.
+            chroma = self.scheduler.step(predicted.float(), timestep, chroma, **extra).prev_sample
+            bar.update()
+        return chroma.cpu() * self.config.chroma_scale
+
+    def _to_working_size(self, lightness: torch.Tensor, size: int) -> tuple[torch.Tensor, tuple[float, float]]:
+        """Scale ``[1, H, W]`` to shorter side ``size`` and pad it to the UNet's stride.
+
+        Returns the padded lightness and the height and width of a chroma cell, in pixels of the photo.
+        """
+        height, width = lightness.shape[-2:]
+        pixel = max(min(height, width) / size, max(height, width) / (size * _LONGEST_OVER_WORKING_SIZE))
+        rows, columns = max(1, round(height / pixel)), max(1, round(width / pixel))
+        scaled = F.interpolate(lightness[None], (rows, columns), mode="bilinear", antialias=True)
+        factor = self.config.luma_factor
+        stride = factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        down, right = -rows % stride, -columns % stride
+        mode = "reflect" if down < rows and right < columns else "replicate"
+        padded = F.pad(scaled, (0, right, 0, down), mode=mode)[0]
+        return padded, (height / rows * factor, width / columns * factor)
+
+    def _spawn_generators(
+        self, generator: torch.Generator | list[torch.Generator] | None, photos: int
+    ) -> list[torch.Generator]:
+        """One CPU generator a photo, so that a photo's noise doesn't depend on what it is batched with."""
+        if isinstance(generator, list):
+            if len(generator) != photos:
+                raise ValueError(f"generator has {len(generator)} entries for {photos} photos; give one each, or one for all")
+            return generator
+        source = generator if generator is not None else torch.default_generator
+        seeds = torch.randint(2**62, (photos,), generator=source, device=source.device).tolist()
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def _check_call(*, steps: int, working_size: int, batch_size: int, intensity: float, output_type: str) -> None:
+    for name, value in (("num_inference_steps", steps), ("working_size", working_size), ("batch_size", batch_size)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    if not 0 <= intensity <= 10:
+        raise ValueError(f"intensity must be between 0 (grey) and 10, got {intensity!r}")
+    if output_type not in ("pil", "np", "pt"):
+        raise ValueError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}")
+
+
+def _as_list(image: PhotoInput | Sequence[PhotoInput]) -> list[PhotoInput]:
+    if isinstance(image, (list, tuple)):
+        if not image:
+            raise ValueError("image is an empty list: give at least one photo")
+        return list(image)
+    if isinstance(image, (np.ndarray, torch.Tensor)) and image.ndim == 4:
+        return list(image)
+    return [image]  # type: ignore[list-item]
+
+
+def _read_lightness(image: PhotoInput) -> torch.Tensor:
+    """Any accepted photo to L* ``[1, H, W]`` in [0, 100], float32 on the CPU."""
+    if isinstance(image, (str, Path)):
+        with PIL.Image.open(image) as opened:
+            return _read_lightness(ImageOps.exif_transpose(opened))
+    if isinstance(image, PIL.Image.Image):
+        pixels = _pixels_of_pil(image)
+    elif isinstance(image, np.ndarray):
+        channels_first = image if image.ndim == 2 else np.moveaxis(image, -1, 0)
+        pixels = torch.from_numpy(np.ascontiguousarray(_to_unit_range(channels_first)))
+    elif isinstance(image, torch.Tensor):
+        pixels = torch.from_numpy(_to_unit_range(image.detach().cpu().float().numpy())
+                                  if image.is_floating_point() else _to_unit_range(image.detach().cpu().numpy()))
+    else:
+        raise TypeError(f"image must be a path, PIL image, NumPy array, tensor or a list of them, got {type(image).__name__}")
+
+    if pixels.ndim == 2:
+        pixels = pixels[None]
+    if pixels.ndim != 3 or pixels.shape[0] not in (1, 3, 4) or not pixels.numel():
+        raise ValueError(
+            f"image has shape {tuple(pixels.shape)} (channels first); expected [H, W], or 1, 3 or 4 channels: "
+            "arrays as [H, W, C], tensors as [C, H, W]"
+        )
+    if pixels.shape[0] == 1:
+        return gray_to_lightness(pixels)
+    return rgb_to_lab(pixels[:3])[:1]
+
+
+def _pixels_of_pil(image: PIL.Image.Image) -> torch.Tensor:
+    """sRGB or grey in [0, 1], ``[H, W]`` or ``[3, H, W]``; 16-bit grey keeps its 16 bits, transparency is dropped."""
+    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
+        values = np.asarray(image).astype(np.float32)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"image has mode {image.mode} with values {values.min()} to {values.max()}: not 16-bit grey")
+        return torch.from_numpy(values / 65535)
+    if image.mode == "F":
+        return torch.from_numpy(_to_unit_range(np.asarray(image)).copy())
+    image = image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB")
+    pixels = torch.from_numpy(np.array(image)).float() / 255
+    return pixels if pixels.ndim == 2 else pixels.movedim(-1, 0)
+
+
+def _to_unit_range(array: np.ndarray) -> np.ndarray:
+    """Integers over their dtype's range, booleans, or floats in [0, 1], to float32 in [0, 1]."""
+    if array.dtype == bool:
+        return array.astype(np.float32)
+    if array.dtype.kind in "ui":
+        return (array.astype(np.float64) / np.iinfo(array.dtype).max).astype(np.float32)
+    if array.dtype.kind != "f":
+        raise TypeError(f"image has dtype {array.dtype}; use an integer or a floating-point dtype")
+    values = array.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError("image holds NaN or infinite values")
+    if values.size and (values.min() < 0 or values.max() > 1):
+        raise ValueError(
+            f"image is {array.dtype} with values from {values.min():g} to {values.max():g}; floats must lie in [0, 1] "
+            "(divide by 255, or pass an integer dtype)"
+        )
+    return values
+
+
+def _compose(lightness: torch.Tensor, chroma: torch.Tensor, cell: tuple[float, float]) -> torch.Tensor:
+    """Join L* ``[1, H, W]`` with the chroma grid ``[2, h, w]``, of cells this high and wide, to sRGB ``[3, H, W]``."""
+    height, width = lightness.shape[-2:]
+    columns = upsample_columns(chroma.float(), width, cell[1])  # [2, h, W]
+    rgb = torch.empty(3, height, width)
+    rows = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        lab = torch.cat((lightness[:, top:bottom], upsample_rows(columns, top, bottom, cell[0])))
+        rgb[:, top:bottom] = lab_to_rgb(fit_gamut(lab)).clamp(0, 1)
+    return rgb
+
+
+def _to_output(rgb: torch.Tensor, output_type: str) -> PIL.Image.Image | np.ndarray | torch.Tensor:
+    if output_type == "pt":
+        return rgb
+    array = rgb.movedim(0, -1)
+    if output_type == "np":
+        return array.numpy()
+    return PIL.Image.fromarray((array * 255).round().to(torch.uint8).numpy())
