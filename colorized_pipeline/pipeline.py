@@ -6,6 +6,7 @@ of this project.
 """
 
 import inspect
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from .color import (
 PhotoInput = str | Path | PIL.Image.Image | np.ndarray | torch.Tensor
 
 _LONGEST_OVER_WORKING_SIZE = 16  # a strip that is longer than this is scaled down to it and padded
+_ENCODER_STRIDE = 32  # ImageNet networks halve their input five times
 _STRIP_PIXELS = 2**20  # full-size conversion goes by strips of rows of about this many pixels
 
 
@@ -131,7 +133,7 @@ class ColorizationPipeline(DiffusionPipeline):
         chroma_scale: float = 40.0,
         working_size: int = 128,
         default_steps: int = 25,
-        encoder_layers: tuple[int, ...] = (11, 16),
+        encoder_layers: tuple = (11, 16),
         encoder_mean: float = 127 / 255,
         encoder_std: float = 128 / 255,
     ) -> None:
@@ -274,6 +276,8 @@ class ColorizationPipeline(DiffusionPipeline):
         scaled = F.interpolate(lightness[None], (rows, columns), mode="bilinear", antialias=True)
         factor = self.config.luma_factor
         stride = factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        if self.image_encoder is not None:
+            stride = math.lcm(stride, _ENCODER_STRIDE)
         down, right = -rows % stride, -columns % stride
         mode = "reflect" if down < rows and right < columns else "replicate"
         padded = F.pad(scaled, (0, right, 0, down), mode=mode)[0]
