@@ -1,0 +1,126 @@
+"""The ``colorized`` command."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from PIL import Image
+from tqdm.auto import tqdm
+
+from . import DEFAULT_CHECKPOINT, ColorizationPipeline, __version__
+from .files import find_photos, plan_outputs, refuse_output, save_photo
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Plausible colours for grey photographs.")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"colorized {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Plausible colours for grey photographs, by conditional diffusion. The colours are invented: label them."""
+
+
+@app.command()
+def colorize(
+    photos: Annotated[list[Path], typer.Argument(help="Photo files, or folders of photos.", show_default=False)],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Result file (for one photo), or folder, made if needed.", show_default=False),
+    ],
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Denoising steps; the checkpoint's default if not given.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other plausible colours.")] = 0,
+    intensity: Annotated[float, typer.Option(min=0.0, max=10.0, help="Factor on chroma: 0 grey, 1 as drawn.")] = 1.0,
+    working_size: Annotated[
+        int | None, typer.Option(min=16, max=1024, help="Shorter side, in pixels, at which the network reads the photo.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the fastest there is if not given.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Pipeline folder or Hub name; the one in the package if not given.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist already.")] = False,
+) -> None:
+    """Colorize photos: same size, same lightness, same file format unless OUTPUT names another.
+
+    A photo that can't be done is named with the reason, the others go on, and the exit status is 1.
+    """
+    try:
+        found = find_photos(photos)
+        targets = plan_outputs(found, output, inputs=photos)
+        pipe = _load_pipeline(checkpoint, device)
+    except (OSError, ValueError, RuntimeError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+    pipe.set_progress_bar_config(disable=len(found) > 1, desc="denoising", leave=False)
+    started, failed = time.monotonic(), 0
+    taken: set[Path] = set()
+    for photo, target in tqdm(
+        list(zip(found, targets, strict=True)), desc="photos", unit="photo", disable=len(found) == 1
+    ):
+        try:
+            refuse_output(target, photos=found, taken=taken, overwrite=overwrite)
+            # Each photo has the seed to itself, so that its result doesn't depend on its neighbours.
+            generator = torch.Generator().manual_seed(seed)
+            result = pipe(
+                photo, num_inference_steps=steps, generator=generator, intensity=intensity, working_size=working_size
+            ).images[0]
+            save_photo(result, target)
+            taken.add(target.resolve())
+        except (OSError, ValueError, MemoryError, Image.DecompressionBombError) as error:
+            failed += 1
+            reason = str(error) or type(error).__name__
+            tqdm.write(f"Error: {reason if str(photo) in reason else f'{photo}: {reason}'}", file=_stderr())
+
+    done, seconds = len(found) - failed, time.monotonic() - started
+    where = targets[0] if len(found) == 1 else output
+    summary = f"{done} of {len(found)} photos colorized into {where} in {seconds:.1f} s"
+    typer.echo(summary + (f"; {failed} failed" if failed else ""))
+    if failed:
+        raise typer.Exit(1)
+
+
+def _stderr() -> object:
+    return typer.get_text_stream("stderr")
+
+
+def _load_pipeline(checkpoint: str | None, device: str | None) -> ColorizationPipeline:
+    """The pipeline on its device. Raises ``OSError``, ``ValueError`` or ``RuntimeError`` with a message for users."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for logging in (diffusers_logging, transformers_logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    source = checkpoint or str(DEFAULT_CHECKPOINT)
+    chosen = device or _best_device()
+    try:
+        pipe = ColorizationPipeline.from_pretrained(source)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"checkpoint {source} can't be loaded: {error}") from error
+    try:
+        return pipe.to(chosen)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ValueError(f"device {chosen!r} can't be used here ({error}); try --device cpu") from error
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
