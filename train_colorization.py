@@ -119,7 +119,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     optimization.add_argument("--weight_decay", type=float, default=1e-2, help="AdamW's")
     optimization.add_argument("--max_grad_norm", type=float, default=1.0, help="gradients are clipped to this norm")
     optimization.add_argument("--ema_decay", type=float, default=0.999, help="of the averaged weights, a step")
-    optimization.add_argument("--mixed_precision", choices=["no", "fp16", "bf16"], help="default: accelerate's setting")
+    optimization.add_argument("--mixed_precision", choices=["no", "fp16", "bf16"], help="default: accelerate's")
     add("--seed", type=int, default=0, help="of everything that is drawn")
 
     output = parser.add_argument_group("output")
@@ -129,7 +129,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     output.add_argument("--resume_from_checkpoint", help="'latest' or a checkpoint folder")
     output.add_argument("--validation_steps", type=int, default=500, help="steps between validation losses")
     output.add_argument("--sample_steps", type=int, default=1000, help="steps between contact sheets; 0: none")
-    output.add_argument("--report_to", default="tensorboard", choices=["tensorboard", "none"], help="experiment tracker")
+    output.add_argument("--report_to", default="tensorboard", choices=["tensorboard", "none"], help="tracker")
 
     args = parser.parse_args(argv)
     if args.zero_terminal_snr is None:
@@ -153,8 +153,8 @@ def check_args(args: argparse.Namespace) -> None:
         raise ValueError("give --validation_split or --validation_data, not both")
     if args.prediction_type == "epsilon" and args.zero_terminal_snr:
         raise ValueError(
-            "--zero_terminal_snr needs --prediction_type v_prediction: at SNR 0 the input is the noise, and predicting "
-            "it teaches nothing about the photo"
+            "--zero_terminal_snr needs --prediction_type v_prediction: at SNR 0 the input is the noise, and "
+            "predicting it teaches nothing about the photo"
         )
     levels = len(PRESETS[args.preset]["block_out_channels"])
     stride = args.luma_factor * 2 ** (levels - 1)
@@ -175,9 +175,9 @@ def check_args(args: argparse.Namespace) -> None:
     if args.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise ValueError("--mixed_precision fp16 needs a GPU; on this machine use bf16 or no")
     at_least = dict(
-        train_batch_size=1, gradient_accumulation_steps=1, max_train_steps=1, checkpointing_steps=1, validation_steps=1,
-        checkpoints_total_limit=1, num_train_timesteps=2, validation_photos=1, sample_steps=0, lr_warmup_steps=0,
-        lr_decay_steps=0, dataloader_num_workers=0, seed=0,
+        train_batch_size=1, gradient_accumulation_steps=1, max_train_steps=1, checkpointing_steps=1,
+        validation_steps=1, checkpoints_total_limit=1, num_train_timesteps=2, validation_photos=1, sample_steps=0,
+        lr_warmup_steps=0, lr_decay_steps=0, dataloader_num_workers=0, seed=0,
     )  # fmt: skip
     for name, least in at_least.items():
         if getattr(args, name) < least:
@@ -374,7 +374,8 @@ def main(argv: list[str] | None = None) -> int:
         output_dir.mkdir(parents=True, exist_ok=True)
         (output_dir / "run.json").write_text(json.dumps(run, indent=2))
         if args.report_to != "none":
-            accelerator.init_trackers("train", config={k: v for k, v in run.items() if isinstance(v, (int, float, str))})
+            plain = {name: value for name, value in run.items() if isinstance(value, (int, float, str))}
+            accelerator.init_trackers("train", config=plain)
     logger.info(
         "%.1f M trainable parameters, %d input channels; %d photos a step; steps %d to %d; run settings in %s",
         sum(p.numel() for p in bare_unet.parameters()) / 1e6, bare_unet.config.in_channels, photos_a_step, step,
@@ -415,7 +416,7 @@ def main(argv: list[str] | None = None) -> int:
         accelerator.log({"validation_loss": loss}, step=step)
         logger.info("step %d, %d photos seen: validation loss %.5f", step, step * photos_a_step, loss)
         if accelerator.is_main_process:
-            with open(output_dir / "validation.jsonl", "a") as file:
+            with (output_dir / "validation.jsonl").open("a") as file:
                 seconds = round(time.monotonic() - started)
                 row = {"step": step, "photos_seen": step * photos_a_step, "loss": loss, "seconds": seconds}
                 file.write(json.dumps(row) + "\n")
@@ -465,7 +466,7 @@ def main(argv: list[str] | None = None) -> int:
         step += 1
         ema.step(bare_unet.parameters())
         if not math.isfinite(mean_loss):
-            raise RuntimeError(f"the loss at step {step} is {mean_loss}; lower --learning_rate or use --mixed_precision no")
+            raise RuntimeError(f"loss {mean_loss} at step {step}; lower --learning_rate or use --mixed_precision no")
         bar.update()
         bar.set_postfix(loss=f"{mean_loss:.4f}")
         accelerator.log({"loss": mean_loss, "learning_rate": optimizer.param_groups[0]["lr"]}, step=step)

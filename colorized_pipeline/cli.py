@@ -40,7 +40,9 @@ def colorize(
     photos: Annotated[list[Path], typer.Argument(help="Photo files, or folders of photos.", show_default=False)],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="Result file (for one photo), or folder, made if needed.", show_default=False),
+        typer.Option(
+            "--output", "-o", help="Result file (for one photo) or folder, made if needed.", show_default=False
+        ),
     ],
     steps: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Denoising steps; the checkpoint's default if not given.")
@@ -48,7 +50,8 @@ def colorize(
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives other plausible colours.")] = 0,
     intensity: Annotated[float, typer.Option(min=0.0, max=10.0, help="Factor on chroma: 0 grey, 1 as drawn.")] = 1.0,
     working_size: Annotated[
-        int | None, typer.Option(min=16, max=1024, help="Shorter side, in pixels, at which the network reads the photo.")
+        int | None,
+        typer.Option(min=16, max=1024, help="Shorter side at which the network reads the photo, pixels."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the fastest there is if not given.")] = None,
     checkpoint: Annotated[

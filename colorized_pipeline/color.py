@@ -1,7 +1,7 @@
-"""sRGB and CIELAB (D65, 2 degree observer) in torch: conversion, gamut mapping at constant lightness and hue, chroma grids.
+"""sRGB and CIELAB (D65, 2 degree observer) in torch: conversion, gamut mapping at constant L* and hue, chroma grids.
 
-Every function takes and returns floating-point tensors of shape ``[..., C, H, W]``. Lightness L* is in [0, 100]; chroma
-a*, b* are in CIELAB units (about -87..99 and -108..95 inside sRGB); sRGB is gamma-encoded in [0, 1].
+Every function takes and returns floating-point tensors of shape ``[..., C, H, W]``. Lightness L* is in [0, 100];
+chroma a*, b* are in CIELAB units (about -87..99 and -108..95 inside sRGB); sRGB is gamma-encoded in [0, 1].
 
 Sources: IEC 61966-2-1 (sRGB transfer function), CIE 15 (CIELAB), the D65 matrix that scikit-image uses, so that its
 conversions can serve as an independent oracle.
@@ -85,9 +85,9 @@ def gray_to_lightness(gray: torch.Tensor) -> torch.Tensor:
 def fit_gamut(lab: torch.Tensor) -> torch.Tensor:
     """Bring CIELAB ``[..., 3, H, W]`` inside sRGB by reducing chroma; L* and hue angle don't change.
 
-    For each pixel outside, the largest factor on (a*, b*) that sRGB can show is found by bisection: inside sRGB the set
-    of factors is an interval that starts at the neutral grey. Pixels inside are returned untouched. L* is clamped to
-    [0, 100].
+    For each pixel outside, the largest factor on (a*, b*) that sRGB can show is found by bisection: inside sRGB the
+    set of factors is an interval that starts at the neutral grey. Pixels inside are returned untouched. L* is clamped
+    to [0, 100].
     """
     lab = torch.cat((lab[..., :1, :, :].clamp(0.0, L_MAX), lab[..., 1:, :, :]), dim=-3)
     outside = ~_displayable(lab_to_rgb(lab))
@@ -113,7 +113,7 @@ def downsample_chroma(chroma: torch.Tensor, factor: int) -> torch.Tensor:
     """Average a*, b* ``[B, 2, H, W]`` over ``factor`` x ``factor`` cells to ``[B, 2, H / factor, W / factor]``."""
     height, width = chroma.shape[-2:]
     if height % factor or width % factor:
-        raise ValueError(f"chroma of {height} x {width} can't be cut into cells of factor={factor}; crop or pad it first")
+        raise ValueError(f"chroma of {height} x {width} can't be cut into cells of factor={factor}; crop it")
     return F.avg_pool2d(chroma, factor)
 
 

@@ -69,7 +69,9 @@ class LabArrayPhotos:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         lightness_file = self.folder / "l" / "gray_scale.npy"
-        chroma_files = sorted((self.folder / "ab" / "ab").glob("ab*.npy"), key=lambda file: (len(file.name), file.name))
+        chroma_files = sorted(
+            (self.folder / "ab" / "ab").glob("ab*.npy"), key=lambda file: (len(file.name), file.name)
+        )
         if not lightness_file.is_file() or not chroma_files:
             raise ValueError(f"{folder} doesn't hold l/gray_scale.npy and ab/ab/ab1.npy ...: not the Kaggle arrays")
         self._lightness = np.load(lightness_file, mmap_mode="r")
@@ -81,7 +83,9 @@ class LabArrayPhotos:
                     f"{lightness_file} ({self._lightness.dtype} {self._lightness.shape})"
                 )
         if self._lightness.dtype != np.uint8 or self._lightness.ndim != 3:
-            raise ValueError(f"{lightness_file} is {self._lightness.dtype} {self._lightness.shape}, not uint8 [N, H, W]")
+            raise ValueError(
+                f"{lightness_file} is {self._lightness.dtype} {self._lightness.shape}, not uint8 [N, H, W]"
+            )
         self._ends = np.cumsum([len(array) for array in self._chroma])
 
     def __len__(self) -> int:
@@ -138,8 +142,8 @@ def open_source(paths: Sequence[str | Path], *, image_column: str = "image") -> 
         loaded = datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train")
         return DatasetPhotos(loaded, image_column=image_column)
     raise ValueError(
-        f"can't read photos from {[str(file) for file in files]}: give one folder of images, one folder with the Kaggle "
-        "arrays, or parquet files"
+        f"can't read photos from {[str(file) for file in files]}: give one folder of images, one folder with the "
+        "Kaggle arrays, or parquet files"
     )
 
 

@@ -15,7 +15,7 @@ FEATURE_SIZE = 224  # edge in pixels at which EfficientNet-Lite0 was trained
 
 
 def colourfulness(rgb: torch.Tensor) -> torch.Tensor:
-    """Hasler & Süsstrunk 2003, eq. for M(3), of ``[..., 3, H, W]``: 0 is grey, about 15 slight, 45 quite, 80 very colourful.
+    """Hasler & Süsstrunk 2003, M(3), of ``[..., 3, H, W]``: 0 is grey, 15 slightly, 45 quite, 80 very colourful.
 
     The differences of the opponent channels are signed (an absolute value there, as some codes have it, is an error).
     """

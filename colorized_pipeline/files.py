@@ -1,4 +1,4 @@
-"""Photo files of the command line: which there are, what their results are called, and writing them whole or not at all."""
+"""Photo files of the command line: which there are, what their results are called, and writing them all or nothing."""
 
 import os
 import tempfile
@@ -18,9 +18,7 @@ _SAVE_OPTIONS: dict[str, dict[str, object]] = {
     "JPEG2000": {},
     "PPM": {},
 }
-PHOTO_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .gif .jp2 .ppm .pgm .pnm".split()
-)
+PHOTO_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .gif .jp2 .ppm .pgm .pnm".split())
 
 
 def find_photos(inputs: Iterable[Path]) -> list[Path]:
@@ -33,9 +31,13 @@ def find_photos(inputs: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for path in inputs:
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in PHOTO_SUFFIXES and file.is_file())
+            inside = sorted(
+                file for file in path.iterdir() if file.suffix.lower() in PHOTO_SUFFIXES and file.is_file()
+            )
             if not inside:
-                raise ValueError(f"{path}: no photo in this folder (known endings: {' '.join(sorted(PHOTO_SUFFIXES))})")
+                raise ValueError(
+                    f"{path}: no photo in this folder (known endings: {' '.join(sorted(PHOTO_SUFFIXES))})"
+                )
             found.extend(inside)
         elif path.exists():
             found.append(path)
@@ -45,8 +47,10 @@ def find_photos(inputs: Iterable[Path]) -> list[Path]:
 
 
 def plan_outputs(photos: Sequence[Path], output: Path, *, inputs: Sequence[Path]) -> list[Path]:
-    """Where each photo's result goes: ``output`` itself for one photo file and a name with a photo's ending, else a
-    file of the photo's name in the folder ``output``. A GIF's result, which needs more than 256 colours, becomes a PNG.
+    """Where each photo's result goes.
+
+    That is ``output`` itself for one photo file and a name with a photo's ending, else a file of the photo's name in
+    the folder ``output``. The result of a GIF, which has room for 256 colours only, becomes a PNG.
 
     Raises:
         ValueError: if several photos are to go into one file.
@@ -65,7 +69,7 @@ def refuse_output(target: Path, *, photos: Sequence[Path], taken: set[Path], ove
     if any(resolved == photo.resolve() or (target.exists() and target.samefile(photo)) for photo in photos):
         raise ValueError(f"{target} is one of the inputs; inputs are never overwritten: choose another output")
     if resolved in taken:
-        raise ValueError(f"{target} is already the result of another photo of the same name; colorize their folders apart")
+        raise ValueError(f"{target} is the result of another photo of the same name; colorize their folders apart")
     if target.exists() and not overwrite:
         raise ValueError(f"{target} exists; add --overwrite to replace it")
 
@@ -79,7 +83,9 @@ def save_photo(image: Image.Image, target: Path) -> None:
     """
     format_name = Image.registered_extensions().get(target.suffix.lower())
     if format_name not in _SAVE_OPTIONS:
-        raise ValueError(f"{target}: can't save colour as {target.suffix or 'a file without ending'}; use .png, .tif or .jpg")
+        raise ValueError(
+            f"{target}: can't save colour as {target.suffix or 'a file without ending'}; use .png, .tif or .jpg"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=".colorized-", suffix=target.suffix, dir=target.parent)
     try:
@@ -89,8 +95,8 @@ def save_photo(image: Image.Image, target: Path) -> None:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # mkstemp's files are private; a result is an ordinary file
-        os.replace(name, target)
+        Path(name).chmod(0o666 & ~umask)  # mkstemp's files are private; a result is an ordinary file
+        Path(name).replace(target)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import PIL.Image
@@ -50,7 +50,7 @@ class ColorizationPipelineOutput(BaseOutput):
             ``[H, W, 3]`` and for ``"pt"`` tensors ``[3, H, W]``, float32 sRGB in [0, 1].
     """
 
-    images: list[PIL.Image.Image] | list[np.ndarray] | list[torch.Tensor]
+    images: list[Any]
 
 
 def encode_lightness(
@@ -66,10 +66,10 @@ def encode_lightness(
 
     Args:
         lightness: L* ``[B, 1, H, W]`` in [0, 100]; height and width divisible by ``luma_factor``.
-        luma_factor: each cell of the chroma grid gets its ``luma_factor``\\ :sup:`2` lightness pixels as channels, in
-            [-1, 1] (space-to-depth).
-        image_encoder: frozen network; sees the photo as three equal sRGB channels, ``(x - encoder_mean) / encoder_std``
-            of x in [0, 1].
+        luma_factor: each cell of the chroma grid gets its luma_factor² lightness pixels as channels, in [-1, 1]
+            (space-to-depth).
+        image_encoder: frozen network; sees the photo as three equal sRGB channels x in [0, 1], given as
+            ``(x - encoder_mean) / encoder_std``.
         encoder_layers: which of its hidden states are used. Each location's feature vector is standardized over its
             channels (so no encoder needs a scale of its own) and brought to the chroma grid bilinearly.
 
@@ -105,8 +105,8 @@ class ColorizationPipeline(DiffusionPipeline):
     """Gives grey photos plausible colours by conditional diffusion in CIELAB.
 
     Args:
-        unet: ``UNet2DModel`` with in_channels = luma_factor² (lightness) + K (features of ``image_encoder``) + 2 (noisy
-            chroma) and out_channels = 2.
+        unet: ``UNet2DModel`` with in_channels = luma_factor² (lightness) + K (features of ``image_encoder``) + 2
+            (noisy chroma) and out_channels = 2.
         scheduler: the noise schedule that the UNet was trained with. For sampling any diffusers scheduler does:
             ``pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)``.
         image_encoder: optional frozen transformers vision model with ``hidden_states``, read from the grey photo.
@@ -122,7 +122,7 @@ class ColorizationPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "image_encoder->unet"
-    _optional_components = ["image_encoder"]
+    _optional_components: ClassVar[list[str]] = ["image_encoder"]
 
     def __init__(
         self,
@@ -162,25 +162,26 @@ class ColorizationPipeline(DiffusionPipeline):
         batch_size: int = 8,
         output_type: str = "pil",
         return_dict: bool = True,
-    ) -> ColorizationPipelineOutput | tuple:
+    ) -> ColorizationPipelineOutput:
         """Colorize one photo or a list of photos, of any sizes.
 
         Args:
-            image: path, PIL image of any mode, array (``[H, W]`` or ``[H, W, C]``) or tensor (``[H, W]``, ``[1, H, W]``,
-                ``[3, H, W]`` or a batch ``[B, C, H, W]``); integers over their dtype's full range, floats in [0, 1]. Or
-                a list of these. A colour photo is taken as its lightness.
-            num_inference_steps: denoising steps; more is slower and finer. Default: the checkpoint's ``default_steps``.
-            generator: source of randomness, or one per photo. The same generator state gives the same picture, however
-                photos are batched.
+            image: path, PIL image of any mode, array (``[H, W]`` or ``[H, W, C]``) or tensor (``[H, W]``,
+                ``[1, H, W]``, ``[3, H, W]`` or a batch ``[B, C, H, W]``); integers over their dtype's full range,
+                floats in [0, 1]. Or a list of these. A colour photo is taken as its lightness.
+            num_inference_steps: denoising steps; more is slower and finer. Default: the checkpoint's
+                ``default_steps``.
+            generator: source of randomness, or one per photo. The same generator state gives the same picture,
+                however photos are batched.
             intensity: factor on chroma: 0 is grey, 1 what the model drew, above 1 more vivid.
             working_size: shorter side at which the network reads the photo, in pixels. Default: the checkpoint's.
             batch_size: photos of one working shape that are denoised together.
             output_type: ``"pil"``, ``"np"`` or ``"pt"``.
-            return_dict: ``False`` returns a plain tuple ``(images,)``.
+            return_dict: ``False`` returns a plain tuple ``(images,)`` instead.
 
         Returns:
-            :class:`ColorizationPipelineOutput`. Lightness is the input's; colours that sRGB can't show at that lightness
-            lose chroma, not hue.
+            :class:`ColorizationPipelineOutput`. Lightness is the input's; colours that sRGB can't show at that
+            lightness lose chroma, not hue.
 
         Raises:
             ValueError, TypeError: for an argument that can't be used; the message says which and why.
@@ -188,7 +189,11 @@ class ColorizationPipeline(DiffusionPipeline):
         # 1. Arguments, with defaults from the checkpoint's config
         steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
         size = self.config.working_size if working_size is None else working_size
-        _check_call(steps=steps, working_size=size, batch_size=batch_size, intensity=intensity, output_type=output_type)
+        _check_counts(num_inference_steps=steps, working_size=size, batch_size=batch_size)
+        if not 0 <= intensity <= 10:
+            raise ValueError(f"intensity must be between 0 (grey) and 10, got {intensity!r}")
+        if output_type not in ("pil", "np", "pt"):
+            raise ValueError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}")
 
         # 2. Every accepted input becomes full-size lightness, [1, H, W] in [0, 100]
         photos = [_read_lightness(one) for one in _as_list(image)]
@@ -211,13 +216,12 @@ class ColorizationPipeline(DiffusionPipeline):
 
         # 5. Chroma to full size, joined with the untouched lightness
         images = [
-            _compose(photo, chroma[index] * intensity, cell=working[index][1])
+            _to_output(_compose(photo, chroma[index] * intensity, cell=working[index][1]), output_type)
             for index, photo in enumerate(photos)
         ]
-        images = [_to_output(rgb, output_type) for rgb in images]
 
         self.maybe_free_model_hooks()
-        return ColorizationPipelineOutput(images=images) if return_dict else (images,)
+        return ColorizationPipelineOutput(images=images) if return_dict else (images,)  # type: ignore[return-value]
 
     def condition(self, lightness: torch.Tensor) -> torch.Tensor:
         """:func:`encode_lightness` with this pipeline's encoder and config."""
@@ -289,21 +293,17 @@ class ColorizationPipeline(DiffusionPipeline):
         """One CPU generator a photo, so that a photo's noise doesn't depend on what it is batched with."""
         if isinstance(generator, list):
             if len(generator) != photos:
-                raise ValueError(f"generator has {len(generator)} entries for {photos} photos; give one each, or one for all")
+                raise ValueError(f"generator has {len(generator)} entries for {photos} photos; give one each, or one")
             return generator
         source = generator if generator is not None else torch.default_generator
         seeds = torch.randint(2**62, (photos,), generator=source, device=source.device).tolist()
         return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def _check_call(*, steps: int, working_size: int, batch_size: int, intensity: float, output_type: str) -> None:
-    for name, value in (("num_inference_steps", steps), ("working_size", working_size), ("batch_size", batch_size)):
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    if not 0 <= intensity <= 10:
-        raise ValueError(f"intensity must be between 0 (grey) and 10, got {intensity!r}")
-    if output_type not in ("pil", "np", "pt"):
-        raise ValueError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}")
 
 
 def _as_list(image: PhotoInput | Sequence[PhotoInput]) -> list[PhotoInput]:
@@ -327,10 +327,13 @@ def _read_lightness(image: PhotoInput) -> torch.Tensor:
         channels_first = image if image.ndim == 2 else np.moveaxis(image, -1, 0)
         pixels = torch.from_numpy(np.ascontiguousarray(_to_unit_range(channels_first)))
     elif isinstance(image, torch.Tensor):
-        pixels = torch.from_numpy(_to_unit_range(image.detach().cpu().float().numpy())
-                                  if image.is_floating_point() else _to_unit_range(image.detach().cpu().numpy()))
+        values = image.detach().cpu()
+        values = values.float() if image.is_floating_point() else values  # NumPy has no bfloat16
+        pixels = torch.from_numpy(_to_unit_range(values.numpy()))
     else:
-        raise TypeError(f"image must be a path, PIL image, NumPy array, tensor or a list of them, got {type(image).__name__}")
+        raise TypeError(
+            f"image must be a path, PIL image, array, tensor or a list of them, got {type(image).__name__}"
+        )
 
     if pixels.ndim == 2:
         pixels = pixels[None]
@@ -349,7 +352,9 @@ def _pixels_of_pil(image: PIL.Image.Image) -> torch.Tensor:
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
         values = np.asarray(image).astype(np.float32)
         if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"image has mode {image.mode} with values {values.min()} to {values.max()}: not 16-bit grey")
+            raise ValueError(
+                f"image has mode {image.mode} with values {values.min()} to {values.max()}: not 16-bit grey"
+            )
         return torch.from_numpy(values / 65535)
     if image.mode == "F":
         return torch.from_numpy(_to_unit_range(np.asarray(image)).copy())

@@ -94,11 +94,13 @@ def loss_target(
         return noise
     if scheduler.config.prediction_type == "v_prediction":
         return scheduler.get_velocity(chroma, noise, timesteps)
-    raise ValueError(f"prediction_type={scheduler.config.prediction_type!r} can't be trained; use epsilon or v_prediction")
+    raise ValueError(
+        f"prediction_type={scheduler.config.prediction_type!r} can't be trained; use epsilon or v_prediction"
+    )
 
 
 def learning_rate(step: int, *, base: float, warmup: int, decay: int, total: int) -> float:
-    """Linear warm-up over ``warmup`` steps, then ``base``, then half a cosine to 0 over the last ``decay`` of ``total``."""
+    """Linear warm-up for ``warmup`` steps, then ``base``, and half a cosine to 0 in the last ``decay`` of ``total``."""
     if step < warmup:
         return base * (step + 1) / warmup
     if step < total - decay:
@@ -134,8 +136,8 @@ def list_checkpoints(output_dir: str | Path) -> list[Path]:
 def save_checkpoint(accelerator: Any, output_dir: str | Path, state: dict[str, Any], *, limit: int | None) -> Path:
     """Save everything a resumed run needs as ``checkpoint-STEP``, all or nothing; call it on every process.
 
-    ``state`` holds at least ``step`` and goes to ``training_state.json``. Written to a temporary folder, flushed to disk
-    and renamed by the main process, so that no kill leaves a half-written checkpoint under a valid name. Then the
+    ``state`` holds at least ``step`` and goes to ``training_state.json``. Written to a temporary folder, flushed to
+    disk and renamed by the main process, so that no kill leaves a half-written checkpoint under a valid name. Then the
     oldest complete checkpoints beyond ``limit`` are deleted.
     """
     final = Path(output_dir) / f"{_CHECKPOINT_PREFIX}{state['step']}"
@@ -181,4 +183,4 @@ def find_checkpoint(output_dir: str | Path, wanted: str) -> Path | None:
     for folder in (Path(wanted), Path(output_dir) / wanted):
         if (folder / COMPLETE).is_file():
             return folder
-    raise FileNotFoundError(f"resume_from_checkpoint={wanted!r}: no complete checkpoint (with a {COMPLETE} file) there")
+    raise FileNotFoundError(f"resume_from_checkpoint={wanted!r}: no complete checkpoint (one with a {COMPLETE} file)")

