@@ -32,6 +32,11 @@ def _mix_channels(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return torch.einsum("ij,...jhw->...ihw", matrix, x)
 
 
+def _check_channels(name: str, x: torch.Tensor) -> None:
+    if x.ndim < 3 or x.shape[-3] != 3:
+        raise ValueError(f"{name} must have shape [..., 3, H, W], got {tuple(x.shape)}")
+
+
 def srgb_to_linear(rgb: torch.Tensor) -> torch.Tensor:
     """Gamma-encoded sRGB to linear light (IEC 61966-2-1). Any shape; 0 and 1 are fixed points."""
     return torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb.clamp(min=0.0) + 0.055) / 1.055) ** 2.4)
@@ -44,8 +49,7 @@ def linear_to_srgb(linear: torch.Tensor) -> torch.Tensor:
 
 def rgb_to_lab(rgb: torch.Tensor) -> torch.Tensor:
     """sRGB ``[..., 3, H, W]`` in [0, 1] to CIELAB ``[..., 3, H, W]``, in the input's dtype."""
-    if rgb.shape[-3] != 3:
-        raise ValueError(f"rgb must have 3 channels at dimension -3, got shape {tuple(rgb.shape)}")
+    _check_channels("rgb", rgb)
     white = _matrix((_WHITE_D65,), rgb).reshape(3, 1, 1)
     xyz = _mix_channels(_matrix(_XYZ_FROM_RGB, rgb), srgb_to_linear(rgb)) / white
     f = torch.where(xyz > _CIE_EPSILON, xyz.clamp(min=_CIE_EPSILON) ** (1 / 3), _CIE_SLOPE * xyz + 16 / 116)
@@ -58,8 +62,7 @@ def lab_to_rgb(lab: torch.Tensor) -> torch.Tensor:
 
     Use :func:`fit_gamut` first to get displayable colours of the same lightness and hue.
     """
-    if lab.shape[-3] != 3:
-        raise ValueError(f"lab must have 3 channels at dimension -3, got shape {tuple(lab.shape)}")
+    _check_channels("lab", lab)
     lightness, a, b = lab.unbind(-3)
     fy = (lightness + 16) / 116
     f = torch.stack((fy + a / 500, fy, fy - b / 200), dim=-3)

@@ -319,8 +319,11 @@ def _as_list(image: PhotoInput | Sequence[PhotoInput]) -> list[PhotoInput]:
 def _read_lightness(image: PhotoInput) -> torch.Tensor:
     """Any accepted photo to L* ``[1, H, W]`` in [0, 100], float32 on the CPU."""
     if isinstance(image, (str, Path)):
-        with PIL.Image.open(image) as opened:
-            return _read_lightness(ImageOps.exif_transpose(opened))
+        decoded = _decode_file(image)
+        try:
+            return _read_lightness(decoded)
+        except ValueError as error:
+            raise ValueError(f"{image}: {error}") from error
     if isinstance(image, PIL.Image.Image):
         pixels = _pixels_of_pil(image)
     elif isinstance(image, np.ndarray):
@@ -345,6 +348,18 @@ def _read_lightness(image: PhotoInput) -> torch.Tensor:
     if pixels.shape[0] == 1:
         return gray_to_lightness(pixels)
     return rgb_to_lab(pixels[:3])[:1]
+
+
+def _decode_file(file: str | Path) -> PIL.Image.Image:
+    """The photo in a file, decoded whole and upright. Raises ``OSError`` that names the file."""
+    try:
+        with PIL.Image.open(file) as opened:
+            opened.load()
+            return ImageOps.exif_transpose(opened)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # Pillow's decoders raise errors of many types for damaged files
+        raise OSError(f"{file}: can't be read as a photo ({error})") from error
 
 
 def _pixels_of_pil(image: PIL.Image.Image) -> torch.Tensor:

@@ -100,7 +100,7 @@ def loss_target(
 
 
 def learning_rate(step: int, *, base: float, warmup: int, decay: int, total: int) -> float:
-    """Linear warm-up for ``warmup`` steps, then ``base``, and half a cosine to 0 in the last ``decay`` of ``total``."""
+    """Linear warm-up for ``warmup`` steps, ``base``, then half a cosine to 0 in the last ``decay`` of ``total``."""
     if step < warmup:
         return base * (step + 1) / warmup
     if step < total - decay:

@@ -1,0 +1,68 @@
+"""Tiny real components: a UNet, the scheduler that training makes, an ImageNet-style encoder with random weights."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from transformers import EfficientNetConfig, EfficientNetModel
+
+from colorized_pipeline import ColorizationPipeline
+from colorized_pipeline.pipeline import condition_channels
+from colorized_pipeline.training import build_unet
+
+torch.set_num_threads(1)
+
+ENCODER_LAYERS = (1, 2)
+
+
+def make_scheduler(prediction_type: str = "v_prediction") -> DDPMScheduler:
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type=prediction_type,
+        rescale_betas_zero_snr=prediction_type == "v_prediction",
+        timestep_spacing="trailing",
+        clip_sample_range=2.75,
+    )
+
+
+def make_encoder() -> EfficientNetModel:
+    torch.manual_seed(1)
+    config = EfficientNetConfig(width_coefficient=0.25, depth_coefficient=0.1, hidden_dim=320, image_size=32)
+    return EfficientNetModel(config).eval()
+
+
+def make_pipeline(*, encoder: bool = False, luma_factor: int = 4) -> ColorizationPipeline:
+    torch.manual_seed(0)
+    image_encoder = make_encoder() if encoder else None
+    features = condition_channels(luma_factor, image_encoder, ENCODER_LAYERS) - luma_factor**2
+    pipe = ColorizationPipeline(
+        unet=build_unet("tiny", luma_factor=luma_factor, feature_channels=features, sample_size=8).eval(),
+        scheduler=make_scheduler(),
+        image_encoder=image_encoder,
+        luma_factor=luma_factor,
+        working_size=32,
+        default_steps=2,
+        encoder_layers=ENCODER_LAYERS,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "encoder"])
+def pipe(request: pytest.FixtureRequest) -> ColorizationPipeline:
+    """The pipeline in both its forms."""
+    return make_pipeline(encoder=request.param)
+
+
+@pytest.fixture
+def plain_pipe() -> ColorizationPipeline:
+    return make_pipeline()
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)

@@ -1,0 +1,124 @@
+"""CIELAB against scikit-image, gamut mapping and chroma grids by their invariants."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from skimage import color as oracle
+
+from colorized_pipeline.color import (
+    downsample_chroma,
+    fit_gamut,
+    gray_to_lightness,
+    lab_to_rgb,
+    lightness_to_gray,
+    linear_to_srgb,
+    rgb_to_lab,
+    srgb_to_linear,
+    upsample_columns,
+    upsample_rows,
+)
+
+
+def random_rgb(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    rgb = torch.rand(*shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    corners = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=dtype)] * 3)  # black, white, primaries, ...
+    rgb.reshape(*shape[:-2], -1)[..., :8] = corners.T
+    return rgb
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 2e-3)])
+def test_rgb_to_lab_equals_scikit_image(dtype: torch.dtype, tolerance: float) -> None:
+    rgb = random_rgb(3, 40, 50)
+    expected = torch.from_numpy(oracle.rgb2lab(rgb.movedim(0, -1).numpy())).movedim(-1, 0)
+    assert (rgb_to_lab(rgb.to(dtype)).double() - expected).abs().max() < tolerance
+
+
+def test_lab_to_rgb_equals_scikit_image_inside_srgb() -> None:
+    lab = rgb_to_lab(random_rgb(3, 40, 50))
+    expected = torch.from_numpy(oracle.lab2rgb(lab.movedim(0, -1).numpy())).movedim(-1, 0)
+    # scikit-image's matrices for the two directions are each other's inverse to about 1e-6 only
+    assert (lab_to_rgb(lab) - expected).abs().max() < 1e-5
+
+
+def test_conversions_are_inverse() -> None:
+    rgb = random_rgb(2, 3, 20, 30)
+    assert (lab_to_rgb(rgb_to_lab(rgb)) - rgb).abs().max() < 1e-4  # CIE's rounded constants leave a step of this size
+    ramp = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    assert (linear_to_srgb(srgb_to_linear(ramp)) - ramp).abs().max() < 1e-6
+    assert (lightness_to_gray(gray_to_lightness(ramp)) - ramp).abs().max() < 1e-4
+
+
+def test_gray_to_lightness_is_the_lightness_of_a_neutral() -> None:
+    ramp = torch.linspace(0, 1, 256, dtype=torch.float64).reshape(1, 16, 16)
+    lab = rgb_to_lab(ramp.expand(3, -1, -1))
+    assert (lab[:1] - gray_to_lightness(ramp)).abs().max() < 1e-9
+    assert lab[1:].abs().max() < 1e-2
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4), (4, 4)])
+def test_wrong_channel_count_is_named(shape: tuple[int, ...]) -> None:
+    for function, name in ((rgb_to_lab, "rgb"), (lab_to_rgb, "lab")):
+        with pytest.raises(ValueError, match=name):
+            function(torch.zeros(shape))
+
+
+def wild_lab() -> torch.Tensor:
+    """Colours of which most lie far outside sRGB, and the extremes of lightness."""
+    generator = torch.Generator().manual_seed(3)
+    lightness = torch.rand(1, 64, 64, generator=generator, dtype=torch.float64) * 100
+    lightness.view(-1)[:20], lightness.view(-1)[20:40] = 0.0, 100.0
+    return torch.cat((lightness, torch.randn(2, 64, 64, generator=generator, dtype=torch.float64) * 60))
+
+
+def test_fit_gamut_keeps_lightness_and_hue() -> None:
+    lab = wild_lab()
+    fitted = fit_gamut(lab)
+    assert torch.equal(fitted[0], lab[0])
+    rgb = lab_to_rgb(fitted)
+    assert rgb.min() > -2e-4 and rgb.max() < 1 + 2e-4
+    # Same direction in the (a*, b*) plane, never more chroma
+    cross = fitted[1] * lab[2] - fitted[2] * lab[1]
+    assert cross.abs().max() < 1e-6
+    assert (fitted[1:].norm(dim=0) <= lab[1:].norm(dim=0) + 1e-9).all()
+
+
+def test_fit_gamut_takes_no_more_chroma_than_needed() -> None:
+    lab = wild_lab()
+    fitted = fit_gamut(lab)
+    reduced = fitted[1:].norm(dim=0) < lab[1:].norm(dim=0) - 1e-3
+    assert reduced.float().mean() > 0.3
+    more = torch.cat((fitted[:1], fitted[1:] * 1.01 + 0.02 * lab[1:] / lab[1:].norm(dim=0)))
+    rgb = lab_to_rgb(more)
+    outside = ((rgb < -1e-4) | (rgb > 1 + 1e-4)).any(dim=0)
+    assert outside[reduced].all()
+
+
+def test_fit_gamut_leaves_displayable_colours_alone() -> None:
+    lab = rgb_to_lab(random_rgb(3, 30, 30, dtype=torch.float32))
+    lab[0].clamp_(0, 100)
+    assert torch.equal(fit_gamut(lab), lab)
+
+
+def test_fit_gamut_works_on_batches() -> None:
+    batch = torch.stack((wild_lab(), rgb_to_lab(random_rgb(3, 64, 64))))
+    assert torch.allclose(fit_gamut(batch)[0], fit_gamut(batch[0]))
+
+
+def test_downsample_chroma_is_the_mean_of_each_cell() -> None:
+    chroma = torch.randn(2, 2, 12, 8, generator=torch.Generator().manual_seed(0))
+    expected = chroma.reshape(2, 2, 3, 4, 2, 4).mean(dim=(3, 5))
+    assert torch.allclose(downsample_chroma(chroma, 4), expected, atol=1e-6)
+    with pytest.raises(ValueError, match="factor=5"):
+        downsample_chroma(chroma, 5)
+
+
+@pytest.mark.parametrize("size", [(32, 48), (45, 77), (3, 5)])
+def test_upsampling_equals_interpolate_in_any_strips(size: tuple[int, int]) -> None:
+    chroma = torch.randn(2, 6, 9, generator=torch.Generator().manual_seed(0))
+    height, width = size
+    expected = F.interpolate(chroma[None], size, mode="bilinear", align_corners=False)[0]
+    columns = upsample_columns(chroma, width, width / 9)
+    whole = upsample_rows(columns, 0, height, height / 6)
+    assert (whole - expected).abs().max() < 1e-5
+    strips = [upsample_rows(columns, top, min(top + 7, height), height / 6) for top in range(0, height, 7)]
+    assert torch.equal(torch.cat(strips, dim=1), whole)
