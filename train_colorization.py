@@ -48,6 +48,7 @@ from colorized_pipeline.training import (
     learning_rate,
     list_checkpoints,
     save_checkpoint,
+    save_pipeline,
 )
 
 logger = logging.getLogger("train_colorization")
@@ -280,7 +281,7 @@ def validation_loss(
 ) -> float:
     """Mean loss over the validation photos on noise and timesteps that are the same at every call; never weighted."""
     batches = range(0, len(dataset), args.train_batch_size)
-    total = torch.zeros((), dtype=torch.float64)
+    total = 0.0
     for number, start in enumerate(batches):
         if number % accelerator.num_processes != accelerator.process_index:
             continue
@@ -300,7 +301,7 @@ def validation_loss(
             timesteps=timesteps.to(chroma.device),
         )
         total += loss.item() * len(chroma)
-    return accelerator.reduce(total.to(accelerator.device), "sum").item() / len(dataset)
+    return accelerator.reduce(torch.tensor(total, device=accelerator.device), "sum").item() / len(dataset)
 
 
 @torch.no_grad()
@@ -324,6 +325,7 @@ def contact_sheet(pipe: ColorizationPipeline, dataset: ColorizationDataset, *, p
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("accelerate").setLevel(logging.WARNING)
     started = time.monotonic()
 
     # 1. Devices, processes, precision
@@ -360,6 +362,7 @@ def main(argv: list[str] | None = None) -> int:
     optimizer = torch.optim.AdamW(unet.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
     unet, optimizer = accelerator.prepare(unet, optimizer)
     bare_unet = accelerator.unwrap_model(unet, keep_torch_compile=False)
+    pipe.unet = bare_unet
     ema = EMAModel(bare_unet.parameters(), decay=args.ema_decay, use_ema_warmup=True, power=0.75)
     ema.to(accelerator.device)
     accelerator.register_for_checkpointing(ema)
@@ -406,12 +409,15 @@ def main(argv: list[str] | None = None) -> int:
     def validate() -> None:
         with ema_weights(ema, bare_unet):
             bare_unet.eval()
-            loss = validation_loss(args, accelerator, pipe, unet, validation)
+            loss = validation_loss(args, accelerator, pipe, bare_unet, validation)
             if accelerator.is_main_process and args.sample_steps and step % args.sample_steps == 0:
-                pipe.unet = bare_unet
                 sheet = contact_sheet(pipe, validation, photos=24, seed=args.seed)
                 (output_dir / "samples").mkdir(exist_ok=True)
                 sheet.save(output_dir / "samples" / f"step-{step:07d}.png")
+            if loss < state.get("best_loss", math.inf):
+                state["best_loss"] = loss
+                if accelerator.is_main_process:
+                    save_pipeline(pipe, output_dir / "best")
             bare_unet.train()
         accelerator.log({"validation_loss": loss}, step=step)
         logger.info("step %d, %d photos seen: validation loss %.5f", step, step * photos_a_step, loss)
@@ -487,7 +493,6 @@ def main(argv: list[str] | None = None) -> int:
     # 6. The pipeline, with averaged weights
     if accelerator.is_main_process:
         with ema_weights(ema, bare_unet):
-            pipe.unet = bare_unet
             pipe.save_pretrained(output_dir)
         logger.info("step %d of %d; the pipeline is in %s", step, args.max_train_steps, output_dir)
     return 128 + stop_signals[0] if stop_signals else 0

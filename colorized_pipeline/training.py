@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DModel
 from diffusers.training_utils import EMAModel, compute_snr
 
 # name        channels a level        layers  norm groups   parameters (4 x 4 lightness, no encoder)
@@ -161,6 +161,17 @@ def save_checkpoint(accelerator: Any, output_dir: str | Path, state: dict[str, A
                 shutil.rmtree(old)
     accelerator.wait_for_everyone()
     return final
+
+
+def save_pipeline(pipe: DiffusionPipeline, folder: str | Path) -> None:
+    """Save a pipeline so that ``folder`` holds the old one or the new one, never half of each."""
+    folder = Path(folder)
+    temporary = folder.with_name(f"partial-{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    pipe.save_pretrained(temporary)
+    _flush_to_disk(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
 
 
 def _flush_to_disk(folder: Path) -> None:
