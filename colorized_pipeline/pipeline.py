@@ -246,6 +246,9 @@ class ColorizationPipeline(DiffusionPipeline):
             target = Path(save_directory) / name
             if target.resolve() != (here / name).resolve():
                 shutil.copyfile(here / name, target)
+        # diffusers notes where parts were loaded from: a folder of somebody's machine, which must not be published
+        for part in (self, self.unet):
+            part.register_to_config(_name_or_path="")
         super().save_pretrained(save_directory, **kwargs)
 
     def _draw_chroma(

@@ -1,0 +1,268 @@
+"""The training script, really run: ``accelerate launch`` and ``torchrun`` in subprocesses on a tiny model."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_encoder
+from photos import make_folder, make_parquet
+from PIL import Image
+from safetensors.torch import load_file
+
+import train_colorization
+from colorized_pipeline import ColorizationPipeline
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = str(ROOT / "train_colorization.py")
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1"]
+LAUNCH += ["--num_cpu_threads_per_process", "1", "--mixed_precision", "no", "--dynamo_backend", "no", SCRIPT]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("photos"), 14)
+
+
+def command(photos: Path, output: Path, *, launcher: list[str] = LAUNCH, steps: int = 6, **flags: object) -> list[str]:
+    settings: dict[str, object] = {
+        "train_data": photos,
+        "output_dir": output,
+        "preset": "tiny",
+        "resolution": 16,
+        "train_batch_size": 4,
+        "max_train_steps": steps,
+        "lr_warmup_steps": 2,
+        "checkpointing_steps": 3,
+        "checkpoints_total_limit": 9,
+        "validation_steps": 3,
+        "sample_steps": 3,
+        "validation_photos": 2,
+        **flags,
+    }
+    words = [word for name, value in settings.items() if value is not None for word in (f"--{name}", str(value))]
+    return [*launcher, *words]
+
+
+def run(words: list[str], *, expect: int = 0, **environment: str) -> str:
+    env = {**ENVIRONMENT, **environment}
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == expect, done.stderr[-3000:]
+    return done.stderr
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    """The averaged weights of the saved pipeline, and the trained ones of the last checkpoint."""
+    last = max(output.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
+    return {
+        **{f"ema.{k}": v for k, v in load_file(output / "unet" / "diffusion_pytorch_model.safetensors").items()},
+        **load_file(last / "model.safetensors"),
+    }
+
+
+def assert_equal_to_the_bit(first: Path, second: Path) -> None:
+    a, b = weights(first), weights(second)
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+@pytest.fixture(scope="module")
+def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of six steps, never interrupted."""
+    output = tmp_path_factory.mktemp("finished") / "run"
+    run(command(photos, output))
+    return output
+
+
+def test_files_of_a_run(finished: Path) -> None:
+    assert {path.name for path in finished.iterdir()} == {
+        *("checkpoint-3", "checkpoint-6", "best", "logs", "samples", "run.json", "validation.jsonl"),
+        *("model_index.json", "unet", "scheduler", "pipeline.py", "color.py"),
+    }
+    rows = [json.loads(line) for line in (finished / "validation.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["photos_seen"]) for row in rows] == [(3, 12), (6, 24)]
+    assert all(0 < row["loss"] < 5 for row in rows)
+    assert list(finished.glob("logs/train/events.out.tfevents.*"))
+    assert json.loads((finished / "run.json").read_text())["seed"] == 0
+    sheet = np.asarray(Image.open(finished / "samples" / "step-0000006.png"))
+    assert sheet.shape == (16, 4 * 3 * 16, 3)
+    grey, truth = sheet[:, :16].astype(int), sheet[:, 32:48].astype(int)
+    assert np.ptp(grey, axis=-1).max() <= 1 and np.ptp(truth, axis=-1).max() > 20
+
+
+def test_result_loads_and_colorizes(finished: Path) -> None:
+    for folder in (finished, finished / "best"):
+        pipe = ColorizationPipeline.from_pretrained(folder)
+        assert pipe(np.full((20, 30), 0.5), num_inference_steps=2).images[0].size == (30, 20)
+        assert pipe.scheduler.config.rescale_betas_zero_snr and pipe.config.working_size == 16
+    for file in (finished / "best").rglob("*.json"):
+        assert str(finished) not in file.read_text()
+
+
+def kill_when(words: list[str], ready: Callable[[], bool]) -> None:
+    process = subprocess.Popen(
+        words, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_killed_runs_resume_to_the_bit(photos: Path, tmp_path: Path) -> None:
+    """kill -9 while saving, then in mid-step; the run that resumes twice equals the one that never stopped."""
+    flags: dict[str, object] = {"steps": 40, "checkpointing_steps": 5, "sample_steps": 0, "validation_steps": 40}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(command(photos, whole, **flags))
+    words = command(photos, killed, resume_from_checkpoint="latest", **flags)
+    kill_when(words, (killed / "partial-checkpoint-15").exists)
+    assert not (killed / "checkpoint-20").exists()
+    kill_when(words, lambda: (killed / "checkpoint-25" / "COMPLETE").exists())
+    assert not (killed / "model_index.json").exists()
+    run(words)
+    assert_equal_to_the_bit(whole, killed)
+
+
+def resumed_from(source: Path, step: int, target: Path) -> Path:
+    """A run folder as it was when ``source`` had done ``step`` steps."""
+    target.mkdir()
+    shutil.copytree(source / f"checkpoint-{step}", target / f"checkpoint-{step}")
+    return target
+
+
+def test_accumulation_and_workers_resume_to_the_bit(photos: Path, tmp_path: Path) -> None:
+    flags = {"gradient_accumulation_steps": 2, "train_batch_size": 2, "dataloader_num_workers": 1, "sample_steps": 0}
+    run(command(photos, tmp_path / "whole", **flags))
+    resumed = resumed_from(tmp_path / "whole", 3, tmp_path / "resumed")
+    run(command(photos, resumed, resume_from_checkpoint="latest", **flags))
+    assert_equal_to_the_bit(tmp_path / "whole", resumed)
+
+
+def test_two_processes_train_and_resume_to_the_bit(photos: Path, finished: Path, tmp_path: Path) -> None:
+    flags: dict = {"launcher": TORCHRUN, "mixed_precision": "no", "train_batch_size": 2}
+    log = run(command(photos, tmp_path / "whole", **flags), ACCELERATE_USE_CPU="true")
+    assert "4 photos a step" in log
+    rows = [json.loads(line) for line in (tmp_path / "whole" / "validation.jsonl").read_text().splitlines()]
+    assert [row["photos_seen"] for row in rows] == [12, 24]
+    resumed = resumed_from(tmp_path / "whole", 3, tmp_path / "resumed")
+    run(command(photos, resumed, resume_from_checkpoint="latest", **flags), ACCELERATE_USE_CPU="true")
+    assert_equal_to_the_bit(tmp_path / "whole", resumed)
+    # The same photos as one process sees, but each rank draws its own noise: equal weights would mean they did not.
+    one, two = weights(finished), weights(tmp_path / "whole")
+    assert not torch.equal(one["conv_in.weight"], two["conv_in.weight"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_save_and_exit(photos: Path, tmp_path: Path, number: signal.Signals) -> None:
+    words = command(photos, tmp_path / "run", launcher=[sys.executable, SCRIPT], steps=100_000, checkpointing_steps=5)
+    process = subprocess.Popen(words, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / "checkpoint-5").exists():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, log[-2000:]
+    saved = max(int(folder.name.split("-")[1]) for folder in (tmp_path / "run").glob("checkpoint-*"))
+    assert f"step {saved} of 100000" in log
+    assert (tmp_path / "run" / "model_index.json").is_file()
+
+
+def test_stops_after_the_given_time_resumably(photos: Path, tmp_path: Path) -> None:
+    run(command(photos, tmp_path / "run", max_train_minutes=0.0001, report_to="none"))
+    assert (tmp_path / "run" / "checkpoint-1" / "COMPLETE").is_file()
+    assert not (tmp_path / "run" / "logs").exists()
+    log = run(command(photos, tmp_path / "run", resume_from_checkpoint="latest", report_to="none"))
+    assert "step 6 of 6" in log
+    # and once more, when there is nothing left to do
+    before = weights(tmp_path / "run")
+    run(command(photos, tmp_path / "run", resume_from_checkpoint="latest", report_to="none"))
+    assert all(torch.equal(before[name], value) for name, value in weights(tmp_path / "run").items())
+
+
+def test_warm_start_begins_from_the_given_weights(photos: Path, finished: Path, tmp_path: Path) -> None:
+    run(command(photos, tmp_path / "run", init_from=finished, steps=1, learning_rate=1e-12, lr_warmup_steps=0))
+    before, after = weights(finished), weights(tmp_path / "run")
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before if name.startswith("ema."))
+
+
+def test_with_an_image_encoder_and_parquet(photos: Path, tmp_path: Path) -> None:
+    make_encoder().save_pretrained(tmp_path / "encoder")
+    words = command(
+        make_parquet(tmp_path / "p.parquet", 12), tmp_path / "run", image_encoder=tmp_path / "encoder",
+        validation_data=photos, resolution=32, steps=3, snr_gamma=5,
+    )  # fmt: skip
+    log = run([*words, "--encoder_layers", "1", "2"])
+    pipe = ColorizationPipeline.from_pretrained(tmp_path / "run")
+    assert pipe.image_encoder is not None and pipe.config.encoder_layers == (1, 2)
+    assert f"{pipe.unet.config.in_channels} input channels" in log and pipe.unet.config.in_channels > 18
+    pipe(np.full((40, 40), 0.5), num_inference_steps=2)
+
+
+def test_the_settings_of_the_origin(photos: Path, tmp_path: Path) -> None:
+    """Linear schedule, T = 300, epsilon, one lightness channel a chroma pixel."""
+    flags = {"prediction_type": "epsilon", "beta_schedule": "linear", "num_train_timesteps": 300, "luma_factor": 1}
+    run(command(photos, tmp_path / "run", steps=3, **flags))
+    config = ColorizationPipeline.from_pretrained(tmp_path / "run").scheduler.config
+    assert (config.prediction_type, config.beta_schedule, config.num_train_timesteps) == ("epsilon", "linear", 300)
+    assert not config.rescale_betas_zero_snr
+
+
+IMPOSSIBLE = [
+    ("--seed 1", "exactly one of"),
+    ("--train_data a --dataset_name b", "exactly one of"),
+    ("--train_data a --validation_split b", "--validation_data"),
+    ("--dataset_name a --validation_split b --validation_data c", "not both"),
+    ("--train_data a --prediction_type epsilon --zero_terminal_snr", "v_prediction"),
+    ("--train_data a --resolution 100", "isn't divisible by 32"),
+    ("--train_data a --luma_factor 0", "--luma_factor 0"),
+    ("--train_data a --init_from b --image_encoder c", "--image_encoder"),
+    ("--train_data a --max_train_steps 10", "--lr_warmup_steps 500"),
+    ("--train_data a --ema_decay 1", "--ema_decay 1"),
+    ("--train_data a --mixed_precision fp16", "bf16"),
+    ("--train_data a --train_batch_size 0", "--train_batch_size 0"),
+    ("--train_data a --learning_rate 0", "--learning_rate 0"),
+    ("--train_data a --snr_gamma -1", "--snr_gamma -1"),
+    ("--train_data a --max_train_minutes 0", "--max_train_minutes 0"),
+    ("--train_data a --checkpoints_total_limit 0", "--checkpoints_total_limit 0"),
+]
+
+
+@pytest.mark.parametrize(("flags", "words"), IMPOSSIBLE)
+def test_impossible_flags_are_refused_first(flags: str, words: str, capsys: pytest.CaptureFixture) -> None:
+    if "fp16" in flags and torch.cuda.is_available():
+        pytest.skip("possible here")
+    with pytest.raises(SystemExit) as stopped:
+        train_colorization.parse_args(flags.split())
+    assert stopped.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_every_flag_is_read() -> None:
+    source = Path(SCRIPT).read_text()
+    flags = set(vars(train_colorization.parse_args(["--train_data", "a"])))
+    at_least = set(re.findall(r"^\s+(\w+)=\d", source, re.MULTILINE))
+    unread = {flag for flag in flags if f"args.{flag}" not in source and flag not in at_least}
+    assert unread == set()
+
+
+def test_another_run_is_never_overwritten(photos: Path, finished: Path) -> None:
+    log = run(command(photos, finished), expect=1)
+    assert "resume_from_checkpoint latest" in log
+
+
+def test_resuming_with_other_settings_is_refused(photos: Path, finished: Path) -> None:
+    log = run(command(photos, finished, resume_from_checkpoint="latest", train_batch_size=2), expect=1)
+    assert "train_batch_size: 4 then, 2 now" in log
