@@ -17,4 +17,4 @@ DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoint"
 
 def load_default(**kwargs: Any) -> ColorizationPipeline:
     """The trained pipeline that ships inside this package; needs no network. Arguments are ``from_pretrained``'s."""
-    return ColorizationPipeline.from_pretrained(DEFAULT_CHECKPOINT, **kwargs)
+    return ColorizationPipeline.from_pretrained(str(DEFAULT_CHECKPOINT), **kwargs)

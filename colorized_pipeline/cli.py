@@ -1,15 +1,18 @@
 """The ``colorized`` command."""
 
+import json
 import time
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import typer
 from PIL import Image
 from tqdm.auto import tqdm
 
 from . import DEFAULT_CHECKPOINT, ColorizationPipeline, __version__
+from .color import lightness_to_gray
 from .files import find_photos, plan_outputs, refuse_output, save_photo
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Plausible colours for grey photographs.")
@@ -97,6 +100,58 @@ def colorize(
     typer.echo(summary + (f"; {failed} failed" if failed else ""))
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    photos: Annotated[
+        list[str], typer.Argument(help="Colour photos: a folder, or parquet files.", show_default=False)
+    ],
+    limit: Annotated[int | None, typer.Option(min=2, help="Only the first so many photos.")] = None,
+    resolution: Annotated[int, typer.Option(min=32, help="Edge of the central crop, pixels.")] = 128,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the fastest there is if not given.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Pipeline folder or Hub name; the one in the package if not given.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for the figures.")] = None,
+) -> None:
+    """Measure a checkpoint on colour photos: lightness error, colourfulness, FD-Lite0 beside grey's and the ceiling's.
+
+    Needs ``pip install 'colorized[train,evaluate]'``.
+    """
+    from .data import ColorizationDataset, open_source
+    from .evaluation import compare
+
+    try:
+        source = open_source(photos)
+        pipe = _load_pipeline(checkpoint, device)
+        indices = None if limit is None else range(min(limit, len(source)))
+        factor = pipe.config.luma_factor
+        dataset = ColorizationDataset(
+            source, resolution=resolution, luma_factor=factor, augment=False, indices=indices, progress=True
+        )
+    except (OSError, ValueError, ImportError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+    labs = [dataset.lab(index) for index in range(len(dataset))]
+    grays = [lightness_to_gray(lab[:1]) for lab in labs]
+    images = pipe(
+        grays, num_inference_steps=steps, generator=torch.Generator().manual_seed(seed), batch_size=32
+    ).images
+    results = torch.stack([torch.from_numpy(np.array(image)).movedim(-1, 0) for image in images]).float() / 255
+    figures = {
+        "photos": len(dataset),
+        "resolution": resolution,
+        "steps": steps or pipe.config.default_steps,
+        "seed": seed,
+        **compare(results, torch.stack(labs), grid=factor),
+    }
+    text = json.dumps(figures, indent=2)
+    typer.echo(text)
+    if output:
+        output.write_text(text + "\n")
 
 
 def _stderr() -> object:

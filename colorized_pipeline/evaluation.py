@@ -3,13 +3,12 @@
 Photos are sRGB tensors ``[3, H, W]`` or stacks ``[N, 3, H, W]`` in [0, 1]. Distances are computed in float64.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from .color import rgb_to_lab
+from .color import downsample_chroma, fit_gamut, lab_to_rgb, lightness_to_gray, rgb_to_lab
 
 FEATURE_SIZE = 224  # edge in pixels at which EfficientNet-Lite0 was trained
 
@@ -27,14 +26,11 @@ def colourfulness(rgb: torch.Tensor) -> torch.Tensor:
     return spread + 0.3 * offset
 
 
-def lightness_error(rgb: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Mean absolute difference in L* (0..100) of two photos ``[..., 3, H, W]``."""
-    difference = rgb_to_lab(rgb)[..., 0, :, :] - rgb_to_lab(truth)[..., 0, :, :]
-    return difference.abs().mean((-2, -1))
-
-
 class Lite0Features:
-    """EfficientNet-Lite0's pooled ImageNet features, 1280 a photo, offline from PyPI packages (extra ``evaluate``)."""
+    """EfficientNet-Lite0's pooled ImageNet features, 1280 a photo, offline from PyPI packages (extra ``evaluate``).
+
+    Distances between them are called FD-Lite0; they are not comparable to FID, whose network is another.
+    """
 
     def __init__(self) -> None:
         try:
@@ -85,10 +81,37 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     return max(0.0, distance.item())
 
 
-def fd_lite0(results: torch.Tensor, reference: FeatureStatistics, features: Lite0Features) -> float:
-    """FD-Lite0 of photos ``[N, 3, H, W]`` to a reference. Not comparable to FID, whose network is another."""
-    return frechet_distance(feature_statistics(features(results)), reference)
+def compare(results: torch.Tensor, truth: torch.Tensor, *, grid: int) -> dict[str, float]:
+    """All figures of a set of results.
 
+    Args:
+        results: sRGB ``[N, 3, H, W]`` in [0, 1].
+        truth: the photos themselves, CIELAB ``[N, 3, H, W]``.
+        grid: edge of a chroma cell in pixels: what the *grid ceiling* averages the true chroma over.
 
-def mean_of(values: Iterable[torch.Tensor]) -> float:
-    return torch.stack(list(values)).double().mean().item()
+    Returns:
+        ``lightness_error`` (mean absolute L*), ``colourfulness`` and ``colourfulness_truth`` (means),
+        ``colourfulness_ratio``, ``fd_lite0`` of the results, of grey and of the ceiling, and ``closed``, the part
+        1 - FD / FD_grey of the way from grey to truth.
+    """
+    true_rgb = lab_to_rgb(truth).clamp(0, 1)
+    gray = lightness_to_gray(truth[:, :1]).clamp(0, 1).expand(-1, 3, -1, -1)
+    ceiling = F.interpolate(downsample_chroma(truth[:, 1:], grid), truth.shape[-2:], mode="bilinear")
+    ceiling_rgb = lab_to_rgb(fit_gamut(torch.cat((truth[:, :1], ceiling), dim=1))).clamp(0, 1)
+
+    extract = Lite0Features()
+    reference = feature_statistics(extract(true_rgb))
+    distances = {
+        name: frechet_distance(feature_statistics(extract(rgb)), reference)
+        for name, rgb in (("fd_lite0", results), ("fd_lite0_grey", gray), ("fd_lite0_grid_ceiling", ceiling_rgb))
+    }
+    colours, true_colours = colourfulness(results).mean().item(), colourfulness(true_rgb).mean().item()
+    return {
+        "lightness_error": (rgb_to_lab(results)[:, 0] - truth[:, 0]).abs().mean().item(),
+        "colourfulness": colours,
+        "colourfulness_truth": true_colours,
+        "colourfulness_ratio": colours / true_colours,
+        **distances,
+        "closed": 1 - distances["fd_lite0"] / distances["fd_lite0_grey"],
+        "closed_grid_ceiling": 1 - distances["fd_lite0_grid_ceiling"] / distances["fd_lite0_grey"],
+    }

@@ -133,7 +133,7 @@ class ColorizationPipeline(DiffusionPipeline):
         chroma_scale: float = 40.0,
         working_size: int = 128,
         default_steps: int = 25,
-        encoder_layers: tuple = (11, 16),
+        encoder_layers: list[int] | tuple[int, ...] = (11, 16),
         encoder_mean: float = 127 / 255,
         encoder_std: float = 128 / 255,
     ) -> None:
