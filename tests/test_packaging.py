@@ -1,0 +1,68 @@
+"""What a user installs: the wheel carries the checkpoint, and the checkpoint is what the README says it is."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from skimage import color as skimage_color
+from skimage import data as skimage_data
+
+from colorized_pipeline import DEFAULT_CHECKPOINT, load_default
+
+ROOT = Path(__file__).parents[1]
+PARTS = (
+    "model_index.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "scheduler/scheduler_config.json",
+    "image_encoder/config.json",
+    "image_encoder/model.safetensors",
+)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from the committed files alone, as a user's ``pip install`` from a clone does."""
+    clone, target = tmp_path_factory.mktemp("clone"), tmp_path_factory.mktemp("wheel")
+    archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, check=True, capture_output=True).stdout
+    subprocess.run(["tar", "-x", "-C", clone], input=archive, check=True)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", target, clone]
+    subprocess.run(pip, check=True, capture_output=True)
+    return next(target.glob("colorized-*.whl"))
+
+
+def test_wheel_holds_code_checkpoint_and_command(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        entry_points = archive.read(next(n for n in names if n.endswith("entry_points.txt"))).decode()
+    for name in ("__init__.py", "cli.py", "pipeline.py", "color.py", *(f"checkpoint/{part}" for part in PARTS)):
+        assert f"colorized_pipeline/{name}" in names
+    assert "colorized = colorized_pipeline.cli:main" in entry_points
+    assert not [n for n in names if n.startswith(("runs/", "tests/"))]
+
+
+def test_checkpoint_is_small_and_private() -> None:
+    files = [file for file in DEFAULT_CHECKPOINT.rglob("*") if file.is_file()]
+    assert sorted(str(file.relative_to(DEFAULT_CHECKPOINT)) for file in files) == sorted(PARTS)
+    assert sum(file.stat().st_size for file in files) < 32e6
+    for file in DEFAULT_CHECKPOINT.rglob("*.json"):
+        assert '"/' not in file.read_text(), f"{file} names a folder of some machine"
+
+
+def test_shipped_checkpoint_colorizes_a_real_photograph() -> None:
+    pipe = load_default()
+    assert pipe.unet.dtype == pipe.image_encoder.dtype == torch.float32
+    pipe.set_progress_bar_config(disable=True)
+    gray = skimage_data.camera()
+    result = np.asarray(pipe(gray, num_inference_steps=10, generator=torch.Generator().manual_seed(0)).images[0])
+    lab = skimage_color.rgb2lab(result)
+    expected = skimage_color.rgb2lab(np.stack([gray] * 3, axis=-1))[..., 0]
+    assert result.shape == (512, 512, 3)
+    assert np.abs(lab[..., 0] - expected).mean() <= 0.3
+    # The upper half is sky: bluer than the meadow below, or at least not the brown of an untrained or averaging network
+    assert lab[:200, 300:, 2].mean() < lab[400:, :, 2].mean()
+    assert np.hypot(lab[..., 1], lab[..., 2]).mean() > 2
