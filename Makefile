@@ -1,6 +1,6 @@
 PYTHON ?= .venv/bin/python
 
-.PHONY: setup check lint types test test-slow format wheel clean
+.PHONY: setup check lint types test test-slow format figures wheel clean
 
 setup:  ## a virtual environment with everything for development (CPU build of torch)
 	python3 -m venv .venv
@@ -25,6 +25,9 @@ test-slow:  ## README's commands and other tests that take minutes
 format:
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
+
+figures:  ## the pictures of the README, from the shipped checkpoint
+	$(PYTHON) scripts/make_figures.py
 
 wheel:
 	$(PYTHON) -m pip wheel --no-deps -w dist .

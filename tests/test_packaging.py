@@ -63,6 +63,6 @@ def test_shipped_checkpoint_colorizes_a_real_photograph() -> None:
     expected = skimage_color.rgb2lab(np.stack([gray] * 3, axis=-1))[..., 0]
     assert result.shape == (512, 512, 3)
     assert np.abs(lab[..., 0] - expected).mean() <= 0.3
-    # The upper half is sky: bluer than the meadow below, or at least not the brown of an untrained or averaging network
+    # The sky is bluer than the meadow below it; a network that has learnt nothing knows no difference
     assert lab[:200, 300:, 2].mean() < lab[400:, :, 2].mean()
     assert np.hypot(lab[..., 1], lab[..., 2]).mean() > 2
