@@ -26,8 +26,9 @@ format:
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-figures:  ## the pictures of the README, from the shipped checkpoint
+figures:  ## the pictures of README and theory, from the shipped checkpoint; PHOTOS=... gives photos for the curves
 	$(PYTHON) scripts/make_figures.py
+	$(PYTHON) scripts/make_theory_figures.py $(if $(PHOTOS),--photos $(PHOTOS))
 
 wheel:
 	$(PYTHON) -m pip wheel --no-deps -w dist .

@@ -40,7 +40,7 @@ class NoiseSchedule:
 
     @classmethod
     def of(cls, scheduler: DDPMScheduler) -> "NoiseSchedule":
-        """The scheduler's own schedule. ``variance_type`` must be a fixed one, and T at least 2."""
+        """The scheduler's own (theory, eq. 1, 15, 26). ``variance_type`` must be a fixed one, and T at least 2."""
         alpha_bar = _wide(scheduler.alphas_cumprod)
         if len(alpha_bar) < 2:
             raise ValueError(f"num_train_timesteps={len(alpha_bar)} has no reverse chain to bound; use at least 2")
@@ -60,7 +60,7 @@ class NoiseSchedule:
 def predicted_clean(
     scheduler: DDPMScheduler, output: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor
 ) -> torch.Tensor:
-    """The network's estimate of x_0, float64, clipped as the scheduler clips it when it samples.
+    """The network's estimate of x_0, float64, clipped as the scheduler clips when it samples (theory, eq. 33).
 
     Args:
         scheduler: says what ``output`` is: ``epsilon``, ``v_prediction`` or ``sample``.
@@ -98,7 +98,7 @@ def predicted_clean(
 def posterior_mean(
     scheduler: DDPMScheduler, clean: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor
 ) -> torch.Tensor:
-    """Mean of q(x_{t-1} | x_t, x_0): float64, the shape of ``clean`` (x_0) and ``noisy`` (x_t) ``[B, ...]``."""
+    """Mean of q(x_{t-1} | x_t, x_0) for x_0 ``clean``, x_t ``noisy``, all ``[B, ...]``, float64 (theory, eq. 27)."""
     clean, noisy = _wide(clean), _wide(noisy)
     alpha_bar = _wide(scheduler.alphas_cumprod)
     before = torch.cat((alpha_bar.new_ones(1), alpha_bar[:-1]))
@@ -109,7 +109,7 @@ def posterior_mean(
 
 
 def gaussian_kl(mean_difference: torch.Tensor, variance: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """KL(N(m, variance) || N(m', other)) in nats for each entry of ``mean_difference`` = m - m'; tensors broadcast."""
+    """KL(N(m, variance) || N(m', other)) in nats, elementwise, for ``mean_difference`` m - m' (theory, eq. 29)."""
     return 0.5 * (torch.log(other / variance) + (variance + mean_difference.square()) / other - 1)
 
 
@@ -118,8 +118,8 @@ def discretized_gaussian_nll(
 ) -> torch.Tensor:
     """-log of the probability that N(mean, variance) gives to ``x ± bin_width / 2``: nats, float64, elementwise.
 
-    The bins tile the whole line, so that for x on a grid of that width the probabilities sum to 1. Exact far out in
-    the tails too.
+    Theory, eq. 24. The bins tile the whole line, so that for x on a grid of that width the probabilities sum to 1.
+    Exact far out in the tails too.
     """
     if not bin_width > 0:
         raise ValueError(f"bin_width must be above 0, got {bin_width!r}")
@@ -134,7 +134,7 @@ def discretized_gaussian_nll(
 def prior_term(scheduler: DDPMScheduler, chroma: torch.Tensor) -> torch.Tensor:
     """L_T = KL(q(x_T | x_0) || N(0, I)) in bits per dimension of each photo: ``[B]`` for chroma ``[B, ...]``.
 
-    Exactly 0 with zero terminal SNR. Has no parameters: the schedule alone decides it.
+    Theory, eq. 25. Exactly 0 with zero terminal SNR. Has no parameters: the schedule alone decides it.
     """
     alpha_bar = _wide(scheduler.alphas_cumprod)[-1]
     return _bits(gaussian_kl(alpha_bar.sqrt() * _wide(chroma), 1 - alpha_bar, torch.ones_like(alpha_bar)))
@@ -151,6 +151,8 @@ def step_terms(
     bin_width: float,
 ) -> torch.Tensor:
     """One draw of L_{t-1} (for t = 1: of L_0) for each photo, in bits per dimension, ``[B]`` float64.
+
+    Theory, eq. 4, 22, 30.
 
     Args:
         predict: the network, ``(input [B, C + 2, h, w], timesteps [B]) -> [B, 2, h, w]``.
@@ -201,7 +203,7 @@ class VariationalBound:
 
     @property
     def total(self) -> torch.Tensor:
-        """The bound of each photo, ``[N]``: L_T + sum of L_{t-1} + L_0."""
+        """The bound of each photo, ``[N]``: L_T + sum of L_{t-1} + L_0 (theory, eq. 21, 56)."""
         sizes = torch.tensor([last - first + 1 for first, last in self.strata], dtype=torch.float64)
         return self.prior + self.steps @ sizes + self.decoder
 
@@ -255,7 +257,8 @@ def variational_bound(
 def timestep_strata(num_timesteps: int, count: int) -> tuple[tuple[int, int], ...]:
     """At most ``count`` ranges (first, last) that tile the timesteps 1 ... T - 1, even on a logarithmic scale.
 
-    L_{t-1} falls about as 1 / t, so each stratum holds about as much of the bound.
+    L_{t-1} falls like 1 / t or faster: so no stratum holds much more of the bound than the first ones, which are single
+    timesteps.
     """
     if count < 1:
         raise ValueError(f"strata must be at least 1, got {count}")

@@ -1,0 +1,304 @@
+"""Make the figures of docs/theory.md from the shipped checkpoint and real photographs.
+
+python scripts/make_theory_figures.py                        (or, with the README's pictures: make figures)
+python scripts/make_theory_figures.py --photos 'scenes/validation-*.parquet'
+
+Without --photos, crops of photographs that scikit-image ships are used. Only scikit-image's photographs are ever
+shown; those of --photos enter the curves of L_t and of chroma.
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler
+from PIL import Image, ImageDraw
+from scipy import stats
+from skimage import data
+
+from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline
+from colorized_pipeline.bound import VariationalBound, mean_and_error, predicted_clean, variational_bound
+from colorized_pipeline.color import downsample_chroma, fit_gamut, lab_to_rgb, rgb_to_lab
+from colorized_pipeline.data import ColorizationDataset, open_source
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+FORWARD_PHOTO, REVERSE_PHOTO = "coffee", "rocket"
+SKIMAGE_PHOTOS = ("astronaut", "coffee", "rocket", "chelsea")
+CROPS_PER_PHOTO = 12
+SCHEDULES = (("linear", 300), ("linear", 1000), ("squaredcos_cap_v2", 300), ("squaredcos_cap_v2", 1000))
+NAMES = {"linear": "linear", "squaredcos_cap_v2": "cosine"}
+EDGE, GAP, CAPTION, MARGIN = 128, 4, 14, 96
+BATCH = 16
+
+
+def schedule(kind: str, steps: int, *, zero_snr: bool = False) -> DDPMScheduler:
+    return DDPMScheduler(num_train_timesteps=steps, beta_schedule=kind, rescale_betas_zero_snr=zero_snr)
+
+
+def central_square(name: str) -> torch.Tensor:
+    """The middle of a photograph of scikit-image, CIELAB ``[3, EDGE, EDGE]``."""
+    rgb = torch.from_numpy(getattr(data, name)()).movedim(-1, 0).float() / 255
+    edge = min(rgb.shape[-2:])
+    top, left = (rgb.shape[-2] - edge) // 2, (rgb.shape[-1] - edge) // 2
+    square = rgb[None, :, top : top + edge, left : left + edge]
+    return rgb_to_lab(F.interpolate(square, (EDGE, EDGE), mode="bilinear", antialias=True).clamp(0, 1))[0]
+
+
+def skimage_crops(generator: torch.Generator) -> torch.Tensor:
+    """Random squares of scikit-image's colour photographs, CIELAB ``[N, 3, EDGE, EDGE]``."""
+    crops = []
+    for name in SKIMAGE_PHOTOS:
+        rgb = torch.from_numpy(getattr(data, name)()).movedim(-1, 0).float() / 255
+        height, width = rgb.shape[-2:]
+        for _ in range(CROPS_PER_PHOTO):
+            draws = torch.rand(3, generator=generator).tolist()
+            edge = round(min(height, width) * (0.5 + 0.5 * draws[0]))
+            top, left = int(draws[1] * (height - edge + 1)), int(draws[2] * (width - edge + 1))
+            crop = rgb[None, :, top : top + edge, left : left + edge]
+            crops.append(F.interpolate(crop, (EDGE, EDGE), mode="bilinear", antialias=True).clamp(0, 1))
+    return rgb_to_lab(torch.cat(crops))
+
+
+def open_photos(paths: list[str], limit: int) -> torch.Tensor:
+    """The central crops of the first photos of a source, CIELAB ``[N, 3, EDGE, EDGE]``."""
+    source = open_source(paths)
+    indices = range(min(limit, len(source)))
+    dataset = ColorizationDataset(source, resolution=EDGE, luma_factor=4, augment=False, indices=indices)
+    return torch.stack([dataset.lab(index) for index in range(len(dataset))])
+
+
+def paint(lightness: torch.Tensor, chroma: torch.Tensor) -> Image.Image:
+    """L* ``[1, EDGE, EDGE]`` under a*, b* ``[2, h, w]`` in CIELAB units, as a picture."""
+    large = F.interpolate(chroma[None], lightness.shape[-2:], mode="bilinear")[0]
+    rgb = lab_to_rgb(fit_gamut(torch.cat((lightness, large)))).clamp(0, 1)
+    return Image.fromarray((rgb.movedim(0, -1) * 255).round().to(torch.uint8).numpy())
+
+
+def strip(rows: list[tuple[str, list[tuple[str, Image.Image]]]]) -> Image.Image:
+    """Rows of captioned pictures, each row with its name in the margin."""
+    columns = max(len(pictures) for _, pictures in rows)
+    result = Image.new(
+        "RGB", (MARGIN + columns * (EDGE + GAP) - GAP, len(rows) * (EDGE + CAPTION + GAP) - GAP), "white"
+    )
+    draw = ImageDraw.Draw(result)
+    for row, (name, pictures) in enumerate(rows):
+        top = row * (EDGE + CAPTION + GAP)
+        draw.multiline_text((2, top + CAPTION + 4), name, fill="black")
+        for column, (caption, picture) in enumerate(pictures):
+            left = MARGIN + column * (EDGE + GAP)
+            draw.text((left + 2, top + 1), caption, fill="black")
+            result.paste(picture, (left, top + CAPTION))
+    return result
+
+
+def forward_process(pipe: ColorizationPipeline, folder: Path) -> None:
+    """x_t at the same t / T under four schedules, the same noise everywhere."""
+    lab, scale = central_square(FORWARD_PHOTO), pipe.config.chroma_scale
+    clean = downsample_chroma(lab[None, 1:], pipe.config.luma_factor)[0] / scale
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    rows = []
+    for kind, steps in SCHEDULES:
+        scheduler, pictures = schedule(kind, steps), [("x_0", paint(lab[:1], clean * scale))]
+        for part in (0.1, 0.25, 0.5, 0.75, 1.0):
+            t = round(part * steps)
+            noisy = scheduler.add_noise(clean[None], noise[None], torch.tensor([t - 1]))[0]
+            weight = scheduler.alphas_cumprod[t - 1].sqrt().item()
+            pictures.append((f"t = {t}, {weight:.3f} x_0", paint(lab[:1], noisy * scale)))
+        rows.append((f"{NAMES[kind]}\nT = {steps}", pictures))
+    strip(rows).save(folder / "forward.jpg", quality=88)
+
+
+@torch.no_grad()
+def reverse_process(pipe: ColorizationPipeline, folder: Path) -> None:
+    """x_t and the network's estimate of x_0 on the way back: a strip, and all steps as an animation."""
+    lab, scale, scheduler = central_square(REVERSE_PHOTO), pipe.config.chroma_scale, pipe.scheduler
+    generator = torch.Generator().manual_seed(0)
+    condition = pipe.condition(lab[None, :1])
+    scheduler.set_timesteps(pipe.config.default_steps)
+    x = torch.randn((1, 2, *condition.shape[-2:]), generator=generator)
+    frames = []
+    for timestep in scheduler.timesteps:
+        output = pipe.unet(torch.cat((condition, x), dim=1), timestep).sample
+        guess = predicted_clean(scheduler, output, x, timestep.reshape(1)).float()
+        frames.append((int(timestep) + 1, paint(lab[:1], x[0] * scale), paint(lab[:1], guess[0] * scale)))
+        x = scheduler.step(output, timestep, x, generator=generator).prev_sample
+    last = paint(lab[:1], x[0] * scale)
+    frames.append((0, last, last))
+
+    grey, original = paint(lab[:1], torch.zeros_like(x[0])), paint(lab[:1], lab[1:])
+    chosen = [frames[round(k * (len(frames) - 1) / 5)] for k in range(6)]
+    strip(
+        [
+            ("x_t", [("grey: the condition", grey), *((f"t = {t}", noisy) for t, noisy, _ in chosen)]),
+            ("estimate\nof x_0", [("truth", original), *((f"at t = {t}", guess) for t, _, guess in chosen)]),
+        ]
+    ).save(folder / "reverse.jpg", quality=88)
+
+    pairs = []
+    for _, noisy, estimate in frames:
+        pair = Image.new("RGB", (2 * EDGE + GAP, EDGE), "white")
+        pair.paste(noisy, (0, 0))
+        pair.paste(estimate, (EDGE + GAP, 0))
+        pairs.append(pair)
+    durations = [120] * (len(pairs) - 1) + [2000]
+    pairs[0].save(
+        folder / "reverse.webp", save_all=True, append_images=pairs[1:], duration=durations, loop=0, quality=70
+    )
+
+
+def signal_to_noise(pipe: ColorizationPipeline, folder: Path) -> None:
+    """SNR(t) of the schedules, and what the shipped one makes of it."""
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for (kind, steps), style in zip(SCHEDULES, ("C0--", "C0-", "C3--", "C1-"), strict=True):
+        draw_snr(axes, schedule(kind, steps), style, f"{NAMES[kind]}, T = {steps}")
+    draw_snr(axes, pipe.scheduler, "k:", "the shipped checkpoint's")
+    axes.set(xlabel="t / T", ylabel="SNR(t), logarithmic", yscale="log", ylim=(1e-6, 1e5))
+    axes.axhline(1, color="0.7", linewidth=0.8)
+    finish(figure, axes, folder / "snr.png")
+
+
+def draw_snr(axes: plt.Axes, scheduler: DDPMScheduler, style: str, label: str) -> None:
+    alpha_bar = scheduler.alphas_cumprod.double()
+    t = torch.arange(1, len(alpha_bar) + 1) / len(alpha_bar)
+    broad = style.endswith("-") and not style.endswith("--")  # so that a curve which coincides with it stays visible
+    width, alpha = (4, 0.4) if broad else (1.5, 1)
+    axes.plot(t, alpha_bar / (1 - alpha_bar), style, label=label, linewidth=width, alpha=alpha)
+
+
+def gaussian_reverse_step(folder: Path) -> None:
+    """q(x_{t-1} | x_t) of a two-peaked density, exactly, beside the Gaussian of equation 12, for three beta."""
+    x = np.linspace(-3.5, 3.5, 4001)
+    figure, axes = plt.subplots(1, 3, figsize=(9, 2.8))
+    for axis, beta in zip(axes, (0.7, 0.1, 0.01), strict=True):
+        peaks = stats.norm.pdf(x, -1, 0.3) + stats.norm.pdf(x, 1, 0.3)
+        seen = 0.1 * np.sqrt(1 - beta)
+        exact = peaks * stats.norm.pdf(seen, np.sqrt(1 - beta) * x, np.sqrt(beta))
+        exact /= np.trapezoid(exact, x)
+        noisy_peaks = [stats.norm.pdf(seen, s * np.sqrt(1 - beta), np.sqrt(0.09 * (1 - beta) + beta)) for s in (-1, 1)]
+        slopes = [(s * np.sqrt(1 - beta) - seen) / (0.09 * (1 - beta) + beta) for s in (-1, 1)]
+        score = np.dot(noisy_peaks, slopes) / np.sum(noisy_peaks)
+        gaussian = stats.norm.pdf(x, (seen + beta * score) / np.sqrt(1 - beta), np.sqrt(beta))
+        axis.plot(x, exact, "k", label="exact")
+        axis.plot(x, gaussian, "C1--", label="Gaussian")
+        axis.set(title=f"β = {beta}", xlabel="x before the step", yticks=[])
+    finish(figure, axes[0], folder / "small_steps.png")
+
+
+def bound_over_time(pipe: ColorizationPipeline, labs: torch.Tensor, what: str, folder: Path) -> None:
+    """L_t of the shipped checkpoint, with Monte-Carlo errors, and how the bound adds up."""
+    bound = measure_bound(pipe, labs)
+    centres = np.array([(first * last) ** 0.5 + 1 for first, last in bound.strata])  # t = timestep + 1
+    sizes = np.array([last - first + 1 for first, last in bound.strata])
+    points = np.array([mean_and_error(bound.steps[:, s]) for s in range(len(sizes))])
+    total, error = mean_and_error(bound.total)
+    decoder, decoder_error = mean_and_error(bound.decoder)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
+    left.errorbar(centres, points[:, 0], 2 * points[:, 1], fmt="k.-", markersize=3, linewidth=0.8, label="L_{t-1}")
+    left.errorbar([1], [decoder], [2 * decoder_error], fmt="C1o", markersize=4, label="L_0, at t = 1")
+    left.set(xscale="log", yscale="log", xlabel="t", ylabel="bits per dimension, each step")
+    cumulated = decoder + np.cumsum(points[:, 0] * sizes)
+    right.plot([1, *(last + 1 for _, last in bound.strata)], [decoder, *cumulated], "k")
+    right.set(xscale="log", xlabel="t", ylabel="sum up to t, bits per dimension", ylim=(0, None))
+    right.set_title(f"{total:.2f} ± {error:.2f} with L_T = {bound.prior.mean():.1g}", fontsize=9)
+    figure.suptitle(f"{what}; bins of one CIELAB unit; bars: two standard errors", fontsize=9)
+    finish(figure, left, folder / "bound.png")
+
+
+def measure_bound(pipe: ColorizationPipeline, labs: torch.Tensor) -> VariationalBound:
+    scale, generator = pipe.config.chroma_scale, torch.Generator().manual_seed(0)
+    parts = []
+    for lab in labs.split(BATCH):
+        with torch.no_grad():
+            condition = pipe.condition(lab[:, :1])
+        chroma = downsample_chroma(lab[:, 1:], pipe.config.luma_factor).round() / scale
+        parts.append(
+            variational_bound(
+                lambda x, t: pipe.unet(x, t).sample,
+                pipe.scheduler,
+                chroma=chroma,
+                condition=condition,
+                bin_width=1 / scale,
+                generator=generator,
+                strata=40,
+            )
+        )
+    return VariationalBound.join(parts)
+
+
+@torch.no_grad()
+def chroma_histogram(pipe: ColorizationPipeline, labs: torch.Tensor, what: str, folder: Path) -> None:
+    """How often which chroma occurs: in the truth, in samples, and in E[x_0 | grey], which regression would give."""
+    scale, scheduler = pipe.config.chroma_scale, pipe.scheduler
+    generator = torch.Generator().manual_seed(0)
+    truth, samples, means = [], [], []
+    for lab in labs.split(BATCH):
+        condition = pipe.condition(lab[:, :1])
+        truth.append(downsample_chroma(lab[:, 1:], pipe.config.luma_factor))
+        x = torch.randn((len(lab), 2, *condition.shape[-2:]), generator=generator)
+        scheduler.set_timesteps(pipe.config.default_steps)
+        for number, timestep in enumerate(scheduler.timesteps):
+            output = pipe.unet(torch.cat((condition, x), dim=1), timestep).sample
+            if number == 0:  # nothing of the photo is in x_T, so that the first estimate is the conditional mean
+                at = timestep.repeat(len(lab))
+                means.append(predicted_clean(scheduler, output, x, at).float() * scale)
+            x = scheduler.step(output, timestep, x, generator=generator).prev_sample
+        samples.append(x * scale)
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
+    for values, style, label in (
+        (truth, "k", "truth"),
+        (samples, "C0", "samples"),
+        (means, "C1--", "conditional mean (first estimate)"),
+    ):
+        chroma = torch.cat(values)
+        for axes, numbers, bins in (
+            (left, chroma.norm(dim=1), np.linspace(0, 80, 81)),
+            (right, chroma[:, 1], np.linspace(-60, 80, 141)),
+        ):
+            density, edges = np.histogram(numbers.flatten().numpy(), bins, density=True)
+            axes.plot((edges[1:] + edges[:-1]) / 2, density, style, label=label, linewidth=1.2)
+    left.set(yscale="log", ylim=(1e-5, 1), xlabel="chroma, sqrt(a*² + b*²)", ylabel="density")
+    right.set(yscale="log", ylim=(1e-5, 1), xlabel="b* (blue to yellow)")
+    figure.suptitle(what, fontsize=9)
+    finish(figure, left, folder / "histogram.png")
+
+
+def finish(figure: plt.Figure, legend_on: plt.Axes, file: Path) -> None:
+    legend_on.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(file, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("docs/theory"), help="folder for the figures")
+    parser.add_argument("--checkpoint", default=str(DEFAULT_CHECKPOINT), help="pipeline folder or Hub name")
+    parser.add_argument("--photos", nargs="+", help="colour photos for the curves: a folder, or parquet files")
+    parser.add_argument("--limit", type=int, default=128, help="at most so many of --photos")
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    pipe = ColorizationPipeline.from_pretrained(args.checkpoint)
+    if args.photos:
+        labs = open_photos(args.photos, args.limit)
+        what = f"{len(labs)} photos of {'/'.join(Path(args.photos[0]).parts[-2:])}"
+    else:
+        labs = skimage_crops(torch.Generator().manual_seed(0))
+        what = f"{len(labs)} crops of {len(SKIMAGE_PHOTOS)} photographs of scikit-image"
+    forward_process(pipe, args.output)
+    reverse_process(pipe, args.output)
+    signal_to_noise(pipe, args.output)
+    gaussian_reverse_step(args.output)
+    bound_over_time(pipe, labs, what, args.output)
+    chroma_histogram(pipe, labs, what, args.output)
+    for file in sorted(args.output.iterdir()):
+        print(file)
+
+
+if __name__ == "__main__":
+    main()
