@@ -257,8 +257,8 @@ def variational_bound(
 def timestep_strata(num_timesteps: int, count: int) -> tuple[tuple[int, int], ...]:
     """At most ``count`` ranges (first, last) that tile the timesteps 1 ... T - 1, even on a logarithmic scale.
 
-    L_{t-1} falls like 1 / t or faster: so no stratum holds much more of the bound than the first ones, which are single
-    timesteps.
+    L_{t-1} falls like 1 / t or faster, so that no stratum holds much more of the bound than the first ones, which are
+    single timesteps.
     """
     if count < 1:
         raise ValueError(f"strata must be at least 1, got {count}")

@@ -275,6 +275,16 @@ def finish(figure: plt.Figure, legend_on: plt.Axes, file: Path) -> None:
     plt.close(figure)
 
 
+def make_all(pipe: ColorizationPipeline, labs: torch.Tensor, what: str, folder: Path) -> None:
+    """Every figure into ``folder``; ``labs`` ``[N, 3, H, W]``, called ``what``, are the photos behind the curves."""
+    forward_process(pipe, folder)
+    reverse_process(pipe, folder)
+    signal_to_noise(pipe, folder)
+    gaussian_reverse_step(folder)
+    bound_over_time(pipe, labs, what, folder)
+    chroma_histogram(pipe, labs, what, folder)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("docs/theory"), help="folder for the figures")
@@ -290,12 +300,7 @@ def main() -> None:
     else:
         labs = skimage_crops(torch.Generator().manual_seed(0))
         what = f"{len(labs)} crops of {len(SKIMAGE_PHOTOS)} photographs of scikit-image"
-    forward_process(pipe, args.output)
-    reverse_process(pipe, args.output)
-    signal_to_noise(pipe, args.output)
-    gaussian_reverse_step(args.output)
-    bound_over_time(pipe, labs, what, args.output)
-    chroma_histogram(pipe, labs, what, args.output)
+    make_all(pipe, labs, what, args.output)
     for file in sorted(args.output.iterdir()):
         print(file)
 
