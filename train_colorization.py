@@ -61,7 +61,8 @@ _MAX_CHROMA = 110.0  # no colour in sRGB is further from grey along a* or b*
 # Flags that must not change when a run is resumed: with another value it would not be the same run.
 _FIXED_ON_RESUME = (
     "train_batch_size gradient_accumulation_steps seed resolution luma_factor chroma_scale preset image_encoder "
-    "prediction_type beta_schedule num_train_timesteps zero_terminal_snr snr_gamma ema_decay num_processes"
+    "prediction_type beta_schedule num_train_timesteps zero_terminal_snr snr_gamma ema_decay film_probability "
+    "num_processes"
 ).split()
 
 
@@ -81,6 +82,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--validation_photos", type=int, default=400, help="at most this many; held out at most 10 %%")
     data.add_argument("--image_column", default="image", help="column with the photos (Hub and parquet)")
     data.add_argument("--cache_gib", type=float, default=4.0, help="memory for decoded photos, GiB a process")
+    data.add_argument(
+        "--film_probability", type=float, default=0.35,
+        help="share of training photos seen through a random old film: other emulsions, fading, grain, scratches",
+    )  # fmt: skip
     data.add_argument("--dataloader_num_workers", type=int, default=0, help="processes that prepare photos")
 
     model = parser.add_argument_group("model")
@@ -171,6 +176,8 @@ def check_args(args: argparse.Namespace) -> None:
             f"--lr_warmup_steps {args.lr_warmup_steps} and --lr_decay_steps {args.lr_decay_steps} don't fit into "
             f"--max_train_steps {args.max_train_steps}"
         )
+    if not 0 <= args.film_probability <= 1:
+        raise ValueError(f"--film_probability {args.film_probability} must lie in [0, 1]")
     if not 0 <= args.ema_decay < 1:
         raise ValueError(f"--ema_decay {args.ema_decay} must lie in [0, 1)")
     if args.mixed_precision == "fp16" and not torch.cuda.is_available():
@@ -214,16 +221,17 @@ def make_datasets(
     training, validation = open_sources(args)
     common: dict[str, Any] = dict(resolution=args.resolution, luma_factor=luma_factor, seed=args.seed)
     common.update(cache_bytes=int(args.cache_gib * 2**30), progress=progress)
+    film = args.film_probability
     if validation is None:
         held = min(args.validation_photos, max(1, len(training) // 10))
         kept, held_out = hold_out(len(training), held, seed=derive_seed(args.seed, _SPLIT))
         return (
-            ColorizationDataset(training, augment=True, indices=kept, **common),
+            ColorizationDataset(training, augment=True, film_probability=film, indices=kept, **common),
             ColorizationDataset(training, augment=False, indices=held_out, **common),
         )
     chosen = range(min(args.validation_photos, len(validation)))
     return (
-        ColorizationDataset(training, augment=True, **common),
+        ColorizationDataset(training, augment=True, film_probability=film, **common),
         ColorizationDataset(validation, augment=False, indices=chosen, **common),
     )
 
@@ -409,22 +417,25 @@ def main(argv: list[str] | None = None) -> int:
     def validate() -> None:
         with ema_weights(ema, bare_unet):
             bare_unet.eval()
-            loss = validation_loss(args, accelerator, pipe, bare_unet, validation)
+            losses = {"loss": validation_loss(args, accelerator, pipe, bare_unet, validation)}
+            if args.film_probability:
+                losses["film_loss"] = validation_loss(args, accelerator, pipe, bare_unet, validation.through_film())
             if accelerator.is_main_process and args.sample_steps and step % args.sample_steps == 0:
                 sheet = contact_sheet(pipe, validation, photos=24, seed=args.seed)
                 (output_dir / "samples").mkdir(exist_ok=True)
                 sheet.save(output_dir / "samples" / f"step-{step:07d}.png")
-            if loss < state.get("best_loss", math.inf):
-                state["best_loss"] = loss
+            if losses["loss"] < state.get("best_loss", math.inf):
+                state["best_loss"] = losses["loss"]
                 if accelerator.is_main_process:
                     save_pipeline(pipe, output_dir / "best")
             bare_unet.train()
-        accelerator.log({"validation_loss": loss}, step=step)
-        logger.info("step %d, %d photos seen: validation loss %.5f", step, step * photos_a_step, loss)
+        accelerator.log({f"validation_{name}": value for name, value in losses.items()}, step=step)
+        shown = ", ".join(f"{name} {value:.5f}" for name, value in losses.items())
+        logger.info("step %d, %d photos seen: validation %s", step, step * photos_a_step, shown)
         if accelerator.is_main_process:
             with (output_dir / "validation.jsonl").open("a") as file:
                 seconds = round(time.monotonic() - started)
-                row = {"step": step, "photos_seen": step * photos_a_step, "loss": loss, "seconds": seconds}
+                row = {"step": step, "photos_seen": step * photos_a_step, **losses, "seconds": seconds}
                 file.write(json.dumps(row) + "\n")
 
     # 5. The training loop

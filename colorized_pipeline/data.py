@@ -5,6 +5,7 @@ the Kaggle set that the origin of this project names, and half the memory of flo
 function of (seed, position in the run), so that a resumed run sees exactly the photos an uninterrupted one would.
 """
 
+import copy
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +21,10 @@ from torch.utils.data import Dataset, Sampler
 from tqdm.auto import tqdm
 
 from .color import L_MAX, downsample_chroma, rgb_to_lab
+from .film import draw_film, photograph
 
 NEARLY_GREY = 2.0  # mean chroma sqrt(a*^2 + b*^2) under this is a grey photo: nothing to learn from
+_FILM = 1  # a stream of random numbers of its own, so that the film doesn't change the crop
 CROP_MARGIN = 150 / 128  # the shorter side of a stored photo over the crop that training takes from it
 _AB_OFFSET = 128
 
@@ -182,6 +185,7 @@ class ColorizationDataset(Dataset):
         resolution: edge of the square crop in pixels, divisible by ``luma_factor``.
         luma_factor: lightness pixels per chroma cell, along each axis.
         indices: photos to use, all by default.
+        film_probability: share of the items whose lightness is seen through a random old film (film.py).
         cache_bytes: decoded photos are kept in memory up to this size; the others are decoded anew each time.
 
     Items: ``{"lightness": [1, R, R] in [0, 100], "chroma": [2, R / luma_factor, R / luma_factor] in CIELAB units}``.
@@ -194,6 +198,7 @@ class ColorizationDataset(Dataset):
         resolution: int,
         luma_factor: int,
         augment: bool,
+        film_probability: float = 0.0,
         seed: int = 0,
         indices: Sequence[int] | None = None,
         cache_bytes: int = 4 * 2**30,
@@ -202,6 +207,7 @@ class ColorizationDataset(Dataset):
         if resolution % luma_factor:
             raise ValueError(f"resolution={resolution} isn't divisible by luma_factor={luma_factor}")
         self.resolution, self.luma_factor, self.augment, self.seed = resolution, luma_factor, augment, seed
+        self.film_probability = film_probability
         self.skipped = Skipped()
         self._source = source
         self._kept: list[int] = []
@@ -251,7 +257,21 @@ class ColorizationDataset(Dataset):
     def __getitem__(self, item: tuple[int, int]) -> dict[str, torch.Tensor]:
         epoch, index = item
         lab = self.lab(index, epoch)
-        return {"lightness": lab[:1], "chroma": downsample_chroma(lab[None, 1:], self.luma_factor)[0]}
+        chroma = downsample_chroma(lab[None, 1:], self.luma_factor)[0]
+        return {"lightness": self._seen(lab, epoch, index), "chroma": chroma}
+
+    def through_film(self) -> "ColorizationDataset":
+        """The same photos with every one seen through a film, the same film at every call: a degraded set."""
+        view = copy.copy(self)
+        view.film_probability = 1.0
+        return view
+
+    def _seen(self, lab: torch.Tensor, epoch: int, index: int) -> torch.Tensor:
+        """The lightness ``[1, R, R]`` that the network is given for the true crop ``lab``."""
+        if not self.film_probability:
+            return lab[:1]
+        rng = np.random.default_rng(derive_seed(self.seed, epoch, index, _FILM))
+        return photograph(lab, draw_film(rng), rng) if rng.random() < self.film_probability else lab[:1]
 
     def _crop(self, lab8: torch.Tensor, epoch: int, index: int) -> torch.Tensor:
         spare_rows, spare_columns = lab8.shape[-2] - self.resolution, lab8.shape[-1] - self.resolution

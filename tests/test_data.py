@@ -136,6 +136,19 @@ def test_lightness_and_chroma_are_cut_alike(tmp_path: Path) -> None:
         assert (item["chroma"][:1] - expected).abs().max() < 0.01
 
 
+def test_film_changes_lightness_of_its_share_and_never_the_chroma(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "folder", 4)
+    clean, film = dataset(folder, augment=True), dataset(folder, augment=True, film_probability=0.3)
+    items = [(epoch, index) for epoch in range(50) for index in range(4)]
+    changed = [not torch.equal(clean[item]["lightness"], film[item]["lightness"]) for item in items]
+    assert 0.2 < np.mean(changed) < 0.4
+    assert all(torch.equal(clean[item]["chroma"], film[item]["chroma"]) for item in items)
+    degraded = clean.through_film()
+    assert all(torch.equal(degraded[item]["lightness"], degraded[item]["lightness"]) for item in items[:8])
+    assert not any(torch.equal(clean[item]["lightness"], degraded[item]["lightness"]) for item in items)
+    assert clean.film_probability == 0
+
+
 def test_resolution_must_fit_the_grid(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="resolution=30"):
         dataset(make_folder(tmp_path / "folder", 1), resolution=30)

@@ -92,7 +92,7 @@ def test_files_of_a_run(finished: Path) -> None:
     }
     rows = [json.loads(line) for line in (finished / "validation.jsonl").read_text().splitlines()]
     assert [(row["step"], row["photos_seen"]) for row in rows] == [(3, 12), (6, 24)]
-    assert all(0 < row["loss"] < 5 for row in rows)
+    assert all(0 < row["loss"] < 5 and 0 < row["film_loss"] < 5 and row["loss"] != row["film_loss"] for row in rows)
     assert list(finished.glob("logs/train/events.out.tfevents.*"))
     assert json.loads((finished / "run.json").read_text())["seed"] == 0
     sheet = np.asarray(Image.open(finished / "samples" / "step-0000006.png"))
@@ -232,6 +232,7 @@ IMPOSSIBLE = [
     ("--train_data a --init_from b --image_encoder c", "--image_encoder"),
     ("--train_data a --max_train_steps 10", "--lr_warmup_steps 500"),
     ("--train_data a --ema_decay 1", "--ema_decay 1"),
+    ("--train_data a --film_probability 1.5", "--film_probability 1.5"),
     ("--train_data a --mixed_precision fp16", "bf16"),
     ("--train_data a --train_batch_size 0", "--train_batch_size 0"),
     ("--train_data a --learning_rate 0", "--learning_rate 0"),
