@@ -12,6 +12,8 @@ import logging
 import math
 import signal
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from colorized_pipeline.color import lab_to_rgb, lightness_to_gray
 from colorized_pipeline.data import (
     ColorizationDataset,
     DatasetPhotos,
+    JoinedDataset,
     PhotoSource,
     StepBatches,
     collate,
@@ -62,7 +65,7 @@ _MAX_CHROMA = 110.0  # no colour in sRGB is further from grey along a* or b*
 _FIXED_ON_RESUME = (
     "train_batch_size gradient_accumulation_steps seed resolution luma_factor chroma_scale preset image_encoder "
     "prediction_type beta_schedule num_train_timesteps zero_terminal_snr snr_gamma ema_decay film_probability "
-    "num_processes"
+    "extra_data extra_share num_processes"
 ).split()
 
 
@@ -80,6 +83,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     data.add_argument("--validation_data", nargs="+", help="the same for validation; by default photos are held out")
     data.add_argument("--validation_photos", type=int, default=400, help="at most this many; held out at most 10 %%")
+    data.add_argument("--extra_data", nargs="+", help="further photos (as --train_data) that are mixed in by share")
+    data.add_argument("--extra_share", type=float, default=0.2, help="share of --extra_data in the photos seen")
+    data.add_argument("--extra_validation_data", nargs="+", help="photos for a second loss, of --extra_data's kind")
     data.add_argument("--image_column", default="image", help="column with the photos (Hub and parquet)")
     data.add_argument("--cache_gib", type=float, default=4.0, help="memory for decoded photos, GiB a process")
     data.add_argument(
@@ -176,6 +182,10 @@ def check_args(args: argparse.Namespace) -> None:
             f"--lr_warmup_steps {args.lr_warmup_steps} and --lr_decay_steps {args.lr_decay_steps} don't fit into "
             f"--max_train_steps {args.max_train_steps}"
         )
+    if args.extra_validation_data and not args.extra_data:
+        raise ValueError("--extra_validation_data belongs to --extra_data; give both, or --validation_data alone")
+    if not 0 < args.extra_share < 1:
+        raise ValueError(f"--extra_share {args.extra_share} must lie between 0 and 1")
     if not 0 <= args.film_probability <= 1:
         raise ValueError(f"--film_probability {args.film_probability} must lie in [0, 1]")
     if not 0 <= args.ema_decay < 1:
@@ -215,25 +225,48 @@ def open_sources(args: argparse.Namespace) -> tuple[PhotoSource, PhotoSource | N
     return training, None
 
 
-def make_datasets(
-    args: argparse.Namespace, *, luma_factor: int, progress: bool
-) -> tuple[ColorizationDataset, ColorizationDataset]:
+@dataclass
+class Datasets:
+    """The photos of a run; ``extra`` and ``extra_validation`` are None unless asked for."""
+
+    training: ColorizationDataset
+    validation: ColorizationDataset
+    extra: ColorizationDataset | None = None
+    extra_validation: ColorizationDataset | None = None
+
+
+def make_datasets(args: argparse.Namespace, *, luma_factor: int, progress: bool) -> Datasets:
+    def make(source: PhotoSource, indices: Sequence[int] | None = None, *, train: bool) -> ColorizationDataset:
+        dataset = ColorizationDataset(
+            source,
+            resolution=args.resolution,
+            luma_factor=luma_factor,
+            augment=train,
+            film_probability=args.film_probability if train else 0.0,
+            seed=args.seed,
+            indices=indices,
+            cache_bytes=int(args.cache_gib * 2**30),
+            progress=progress,
+        )
+        logger.info("%s: %d photos; %s", "training" if train else "validation", len(dataset), dataset.skipped)
+        return dataset
+
+    def first(source: PhotoSource) -> range:
+        return range(min(args.validation_photos, len(source)))
+
     training, validation = open_sources(args)
-    common: dict[str, Any] = dict(resolution=args.resolution, luma_factor=luma_factor, seed=args.seed)
-    common.update(cache_bytes=int(args.cache_gib * 2**30), progress=progress)
-    film = args.film_probability
     if validation is None:
         held = min(args.validation_photos, max(1, len(training) // 10))
         kept, held_out = hold_out(len(training), held, seed=derive_seed(args.seed, _SPLIT))
-        return (
-            ColorizationDataset(training, augment=True, film_probability=film, indices=kept, **common),
-            ColorizationDataset(training, augment=False, indices=held_out, **common),
-        )
-    chosen = range(min(args.validation_photos, len(validation)))
-    return (
-        ColorizationDataset(training, augment=True, film_probability=film, **common),
-        ColorizationDataset(validation, augment=False, indices=chosen, **common),
-    )
+        made = Datasets(make(training, kept, train=True), make(training, held_out, train=False))
+    else:
+        made = Datasets(make(training, train=True), make(validation, first(validation), train=False))
+    if args.extra_data:
+        made.extra = make(open_source(args.extra_data, image_column=args.image_column), train=True)
+    if args.extra_validation_data:
+        source = open_source(args.extra_validation_data, image_column=args.image_column)
+        made.extra_validation = make(source, first(source), train=False)
+    return made
 
 
 def build_pipeline(args: argparse.Namespace) -> ColorizationPipeline:
@@ -360,11 +393,7 @@ def main(argv: list[str] | None = None) -> int:
     if pipe.image_encoder is not None:
         # Depthwise convolutions run 1.5 x as fast with channels last on a CPU (measured); the result is the same.
         pipe.image_encoder.to(accelerator.device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    training, validation = make_datasets(
-        args, luma_factor=pipe.config.luma_factor, progress=accelerator.is_local_main_process
-    )
-    logger.info("training: %d photos; %s", len(training), training.skipped)
-    logger.info("validation: %d photos; %s", len(validation), validation.skipped)
+    photos = make_datasets(args, luma_factor=pipe.config.luma_factor, progress=accelerator.is_local_main_process)
 
     # 3. Optimizer and averaged weights
     optimizer = torch.optim.AdamW(unet.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
@@ -394,17 +423,19 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
 
     batches = StepBatches(
-        len(training),
+        len(photos.training),
         batch_size=args.train_batch_size,
         start=step * args.gradient_accumulation_steps,
         stop=args.max_train_steps * args.gradient_accumulation_steps,
         seed=args.seed,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
+        extra=len(photos.extra) if photos.extra else 0,
+        extra_share=args.extra_share,
     )
     loader = DataLoader(
-        training, batch_sampler=batches, collate_fn=collate, num_workers=args.dataloader_num_workers,
-        pin_memory=accelerator.device.type == "cuda",
+        JoinedDataset(photos.training, photos.extra) if photos.extra else photos.training, batch_sampler=batches,
+        collate_fn=collate, num_workers=args.dataloader_num_workers, pin_memory=accelerator.device.type == "cuda",
     )  # fmt: skip
     stop_signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -417,11 +448,14 @@ def main(argv: list[str] | None = None) -> int:
     def validate() -> None:
         with ema_weights(ema, bare_unet):
             bare_unet.eval()
-            losses = {"loss": validation_loss(args, accelerator, pipe, bare_unet, validation)}
+            sets = {"loss": photos.validation}
             if args.film_probability:
-                losses["film_loss"] = validation_loss(args, accelerator, pipe, bare_unet, validation.through_film())
+                sets["film_loss"] = photos.validation.through_film()
+            if photos.extra_validation:
+                sets["extra_loss"] = photos.extra_validation
+            losses = {name: validation_loss(args, accelerator, pipe, bare_unet, one) for name, one in sets.items()}
             if accelerator.is_main_process and args.sample_steps and step % args.sample_steps == 0:
-                sheet = contact_sheet(pipe, validation, photos=24, seed=args.seed)
+                sheet = contact_sheet(pipe, photos.validation, photos=24, seed=args.seed)
                 (output_dir / "samples").mkdir(exist_ok=True)
                 sheet.save(output_dir / "samples" / f"step-{step:07d}.png")
             if losses["loss"] < state.get("best_loss", math.inf):

@@ -6,6 +6,7 @@ function of (seed, position in the run), so that a resumed run sees exactly the 
 """
 
 import copy
+import functools
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,9 +25,11 @@ from .color import L_MAX, downsample_chroma, rgb_to_lab
 from .film import draw_film, photograph
 
 NEARLY_GREY = 2.0  # mean chroma sqrt(a*^2 + b*^2) under this is a grey photo: nothing to learn from
-_FILM = 1  # a stream of random numbers of its own, so that the film doesn't change the crop
 CROP_MARGIN = 150 / 128  # the shorter side of a stored photo over the crop that training takes from it
 _AB_OFFSET = 128
+
+# Streams of random numbers, kept apart by the last part of each seed.
+_FILM, _EXTRA = 1, 2
 
 
 class PhotoSource(Protocol):
@@ -285,35 +288,68 @@ class ColorizationDataset(Dataset):
         return crop.flip(-1) if flip else crop
 
 
+class JoinedDataset(Dataset):
+    """Photos of ``main``, then those of ``extra``, under one index; items are asked for as of either."""
+
+    def __init__(self, main: ColorizationDataset, extra: ColorizationDataset) -> None:
+        self.main, self.extra = main, extra
+
+    def __len__(self) -> int:
+        return len(self.main) + len(self.extra)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, torch.Tensor]:
+        epoch, index = item
+        return self.main[item] if index < len(self.main) else self.extra[epoch, index - len(self.main)]
+
+
 class StepBatches(Sampler[list[tuple[int, int]]]):
     """Batches of ``(epoch, index)`` for one process, from any step on, each a pure function of its number.
 
     Position p of the endless run is photo ``permutation(seed, p // N)[p % N]``; batch number m of process ``rank`` out
     of ``world`` holds the ``batch_size`` positions from ``(m * world + rank) * batch_size`` on. So resuming at a step
     needs no state and skips nothing, and epochs need not divide into batches.
+
+    With ``extra`` photos, indexed behind the N others, an ``extra_share`` of the positions, evenly spread, go through
+    their own permutations in the same way.
     """
 
     def __init__(
-        self, photos: int, *, batch_size: int, start: int, stop: int, seed: int = 0, rank: int = 0, world: int = 1
+        self,
+        photos: int,
+        *,
+        batch_size: int,
+        start: int,
+        stop: int,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        extra: int = 0,
+        extra_share: float = 0.0,
     ) -> None:
         self.photos, self.batch_size, self.start, self.stop = photos, batch_size, start, stop
         self.seed, self.rank, self.world = seed, rank, world
+        self.extra, self.extra_share = extra, extra_share if extra else 0.0
 
     def __len__(self) -> int:
         return max(0, self.stop - self.start)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        orders: dict[int, list[int]] = {}
         for batch in range(self.start, self.stop):
             first = (batch * self.world + self.rank) * self.batch_size
-            items = [divmod(position, self.photos) for position in range(first, first + self.batch_size)]
-            needed = {epoch for epoch, _ in items}
-            orders = {epoch: orders.get(epoch) or self._order(epoch) for epoch in needed}
-            yield [(epoch, orders[epoch][place]) for epoch, place in items]
+            yield [self._item(position) for position in range(first, first + self.batch_size)]
 
-    def _order(self, epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
-        return torch.randperm(self.photos, generator=generator).tolist()
+    def _item(self, position: int) -> tuple[int, int]:
+        before, after = (int(p * self.extra_share) for p in (position, position + 1))  # extra photos up to here
+        if after > before:
+            epoch, place = divmod(before, self.extra)
+            return epoch, self.photos + _order(self.extra, derive_seed(self.seed, epoch, _EXTRA))[place]
+        epoch, place = divmod(position - before, self.photos)
+        return epoch, _order(self.photos, derive_seed(self.seed, epoch))[place]
+
+
+@functools.lru_cache(maxsize=4)
+def _order(photos: int, seed: int) -> list[int]:
+    return torch.randperm(photos, generator=torch.Generator().manual_seed(seed)).tolist()
 
 
 def hold_out(photos: int, held: int, *, seed: int = 0) -> tuple[list[int], list[int]]:

@@ -212,6 +212,20 @@ def test_with_an_image_encoder_and_parquet(photos: Path, tmp_path: Path) -> None
     pipe(np.full((40, 40), 0.5), num_inference_steps=2)
 
 
+def test_extra_photos_are_mixed_in_and_measured_apart(photos: Path, tmp_path: Path) -> None:
+    extra = make_parquet(tmp_path / "extra.parquet", 6)
+    flags = {"extra_data": extra, "extra_share": 0.4, "extra_validation_data": extra, "sample_steps": 0}
+    run(command(photos, tmp_path / "whole", **flags))
+    rows = [json.loads(line) for line in (tmp_path / "whole" / "validation.jsonl").read_text().splitlines()]
+    assert all(len({row["loss"], row["film_loss"], row["extra_loss"]}) == 3 for row in rows)
+    resumed = resumed_from(tmp_path / "whole", 3, tmp_path / "resumed")
+    run(command(photos, resumed, resume_from_checkpoint="latest", **flags))
+    assert_equal_to_the_bit(tmp_path / "whole", resumed)
+    assert "extra_share: 0.4 then, 0.2 now" in run(
+        command(photos, resumed, resume_from_checkpoint="latest", **{**flags, "extra_share": 0.2}), expect=1
+    )
+
+
 def test_the_settings_of_the_origin(photos: Path, tmp_path: Path) -> None:
     """Linear schedule, T = 300, epsilon, one lightness channel a chroma pixel."""
     flags = {"prediction_type": "epsilon", "beta_schedule": "linear", "num_train_timesteps": 300, "luma_factor": 1}
@@ -232,6 +246,8 @@ IMPOSSIBLE = [
     ("--train_data a --init_from b --image_encoder c", "--image_encoder"),
     ("--train_data a --max_train_steps 10", "--lr_warmup_steps 500"),
     ("--train_data a --ema_decay 1", "--ema_decay 1"),
+    ("--train_data a --extra_validation_data b", "--extra_data"),
+    ("--train_data a --extra_data b --extra_share 1", "--extra_share 1"),
     ("--train_data a --film_probability 1.5", "--film_probability 1.5"),
     ("--train_data a --mixed_precision fp16", "bf16"),
     ("--train_data a --train_batch_size 0", "--train_batch_size 0"),
