@@ -31,13 +31,13 @@ from transformers import AutoModel, PreTrainedModel
 from colorized_pipeline.color import lab_to_rgb, lightness_to_gray
 from colorized_pipeline.data import (
     ColorizationDataset,
-    DatasetPhotos,
     JoinedDataset,
     PhotoSource,
     StepBatches,
     collate,
     derive_seed,
     hold_out,
+    open_hub_source,
     open_source,
 )
 from colorized_pipeline.pipeline import ColorizationPipeline, condition_channels
@@ -209,11 +209,11 @@ def check_args(args: argparse.Namespace) -> None:
 def open_sources(args: argparse.Namespace) -> tuple[PhotoSource, PhotoSource | None]:
     """Training and validation photos; None for the latter when they are to be held out from the former."""
     if args.dataset_name:
-        import datasets
 
         def load(split: str) -> PhotoSource:
-            loaded = datasets.load_dataset(args.dataset_name, args.dataset_config_name, split=split)
-            return DatasetPhotos(loaded, image_column=args.image_column)
+            return open_hub_source(
+                args.dataset_name, config=args.dataset_config_name, split=split, image_column=args.image_column
+            )
 
         training = load(args.train_split)
         if args.validation_split:

@@ -43,6 +43,9 @@ class PhotoSource(Protocol):
     def load(self, index: int) -> torch.Tensor:
         """The photo as 8-bit CIELAB, uint8 ``[3, H, W]``. Raises ``OSError`` or ``ValueError`` if it can't be read."""
 
+    def labels(self, column: str, indices: Sequence[int]) -> list[str]:
+        """What ``column`` says of these photos. Raises ``ValueError`` if there is no such column."""
+
 
 class DatasetPhotos:
     """Photos of a ``datasets.Dataset`` (Hub, image folder, parquet), decoded one at a time."""
@@ -51,6 +54,7 @@ class DatasetPhotos:
         if image_column not in dataset.column_names:
             raise ValueError(f"image_column={image_column!r} isn't in the dataset; it has {dataset.column_names}")
         # Undecoded, so that one corrupt file is our error to handle and not the end of the epoch.
+        self._dataset = dataset
         self._images = dataset.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
         self._column = image_column
 
@@ -63,6 +67,14 @@ class DatasetPhotos:
     def load(self, index: int) -> torch.Tensor:
         stored = self._images[index][self._column]
         return read_photo(io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"])
+
+    def labels(self, column: str, indices: Sequence[int]) -> list[str]:
+        """What ``column`` says of these photos; class numbers by their names. Raises ``ValueError`` without it."""
+        if column not in self._dataset.column_names:
+            raise ValueError(f"column {column!r} isn't in the dataset; it has {self._dataset.column_names}")
+        values, feature = self._dataset[column], self._dataset.features[column]
+        names = feature.int2str if isinstance(feature, datasets.ClassLabel) else str
+        return [names(values[index]) for index in indices]
 
 
 class LabArrayPhotos:
@@ -106,6 +118,9 @@ class LabArrayPhotos:
         chroma = self._chroma[part][index - (self._ends[part - 1] if part else 0)]
         return torch.from_numpy(np.concatenate((self._lightness[index][None], np.moveaxis(chroma, -1, 0))))
 
+    def labels(self, column: str, indices: Sequence[int]) -> list[str]:
+        raise ValueError(f"column {column!r}: the Kaggle arrays in {self.folder} have no labels")
+
 
 def read_photo(file: str | Path | io.BytesIO) -> torch.Tensor:
     """Decode an image file to 8-bit CIELAB ``[3, H, W]``, upright (EXIF), any colour mode."""
@@ -125,6 +140,11 @@ def decode_lab8(lab8: torch.Tensor) -> torch.Tensor:
     """uint8 CIELAB ``[..., 3, H, W]`` back to floats, L* in [0, 100]."""
     lab = lab8.float()
     return torch.cat((lab[..., :1, :, :] * (L_MAX / 255), lab[..., 1:, :, :] - _AB_OFFSET), dim=-3)
+
+
+def open_hub_source(name: str, *, config: str | None = None, split: str, image_column: str = "image") -> PhotoSource:
+    """Photos of one split of a dataset on the Hub."""
+    return DatasetPhotos(datasets.load_dataset(name, config, split=split), image_column=image_column)
 
 
 def open_source(paths: Sequence[str | Path], *, image_column: str = "image") -> PhotoSource:
@@ -247,6 +267,11 @@ class ColorizationDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    @property
+    def kept(self) -> list[int]:
+        """Which photos of the source the items are, in order."""
+        return list(self._kept)
 
     def name(self, index: int) -> str:
         return self._source.name(self._kept[index])
