@@ -50,6 +50,7 @@ from colorized_pipeline.training import (
     find_checkpoint,
     learning_rate,
     list_checkpoints,
+    regression_loss,
     save_checkpoint,
     save_pipeline,
 )
@@ -64,8 +65,8 @@ _MAX_CHROMA = 110.0  # no colour in sRGB is further from grey along a* or b*
 # Flags that must not change when a run is resumed: with another value it would not be the same run.
 _FIXED_ON_RESUME = (
     "train_batch_size gradient_accumulation_steps seed resolution luma_factor chroma_scale preset image_encoder "
-    "prediction_type beta_schedule num_train_timesteps zero_terminal_snr snr_gamma ema_decay film_probability "
-    "extra_data extra_share num_processes"
+    "objective prediction_type beta_schedule num_train_timesteps zero_terminal_snr snr_gamma ema_decay "
+    "film_probability extra_data extra_share num_processes"
 ).split()
 
 
@@ -104,6 +105,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     model.add_argument("--init_from", help="warm-start from this pipeline (folder or Hub name), with its model flags")
 
     diffusion = parser.add_argument_group("diffusion")
+    diffusion.add_argument(
+        "--objective", choices=["diffusion", "regression"], default="diffusion",
+        help="regression: the same network predicts mean chroma in one pass, as a baseline to compare with",
+    )  # fmt: skip
     diffusion.add_argument("--num_train_timesteps", type=int, default=1000, help="T, length of the forward process")
     diffusion.add_argument(
         "--beta_schedule", choices=["linear", "scaled_linear", "squaredcos_cap_v2"], default="squaredcos_cap_v2",
@@ -163,6 +168,8 @@ def check_args(args: argparse.Namespace) -> None:
         raise ValueError("--validation_split belongs to --dataset_name; with --train_data use --validation_data")
     if args.validation_split and args.validation_data:
         raise ValueError("give --validation_split or --validation_data, not both")
+    if args.objective == "regression" and args.snr_gamma is not None:
+        raise ValueError("--snr_gamma weights timesteps, of which --objective regression has none; leave it out")
     if args.prediction_type == "epsilon" and args.zero_terminal_snr:
         raise ValueError(
             "--zero_terminal_snr needs --prediction_type v_prediction: at SNR 0 the input is the noise, and "
@@ -283,6 +290,7 @@ def build_pipeline(args: argparse.Namespace) -> ColorizationPipeline:
         pipe = ColorizationPipeline.from_pretrained(args.init_from)
         scheduler.register_to_config(clip_sample_range=_MAX_CHROMA / pipe.config.chroma_scale)
         pipe.register_modules(scheduler=scheduler)
+        pipe.register_to_config(objective=args.objective)
         return pipe
     encoder: PreTrainedModel | None = None
     if args.image_encoder:
@@ -302,6 +310,7 @@ def build_pipeline(args: argparse.Namespace) -> ColorizationPipeline:
         chroma_scale=args.chroma_scale,
         working_size=args.resolution,
         encoder_layers=tuple(args.encoder_layers),
+        objective=args.objective,
     )
 
 
@@ -314,6 +323,27 @@ def draw_noise(shape: torch.Size, train_timesteps: int, seed: int) -> tuple[torc
     noise = torch.randn(shape, generator=generator)
     spread = (torch.rand(1, generator=generator) + torch.arange(shape[0]) / shape[0]) % 1
     return noise, (spread * train_timesteps).long()
+
+
+def objective_loss(
+    pipe: ColorizationPipeline,
+    unet: Any,
+    *,
+    chroma: torch.Tensor,
+    condition: torch.Tensor,
+    noise: torch.Tensor,
+    timesteps: torch.Tensor,
+    snr_gamma: float | None = None,
+) -> torch.Tensor:
+    """The loss of the pipeline's objective: :func:`diffusion_loss`, or the baseline's :func:`regression_loss`."""
+
+    def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return unet(x, t).sample
+
+    if pipe.config.objective == "regression":
+        return regression_loss(predict, chroma=chroma, condition=condition)
+    given = dict(chroma=chroma, condition=condition, noise=noise, timesteps=timesteps)
+    return diffusion_loss(predict, pipe.scheduler, **given, snr_gamma=snr_gamma)
 
 
 @torch.no_grad()
@@ -333,9 +363,9 @@ def validation_loss(
         )
         with accelerator.autocast():
             condition = pipe.condition(batch["lightness"].to(accelerator.device))
-        loss = diffusion_loss(
-            lambda x, t: unet(x, t).sample,
-            pipe.scheduler,
+        loss = objective_loss(
+            pipe,
+            unet,
             chroma=chroma,
             condition=condition.float(),
             noise=noise.to(chroma.device),
@@ -487,9 +517,9 @@ def main(argv: list[str] | None = None) -> int:
         with torch.no_grad(), accelerator.autocast():
             condition = pipe.condition(lightness).float()  # [B, C, r, r]
         with accelerator.accumulate(unet):
-            loss = diffusion_loss(
-                lambda x, t: unet(x, t).sample,
-                pipe.scheduler,
+            loss = objective_loss(
+                pipe,
+                unet,
                 chroma=chroma,
                 condition=condition,
                 noise=noise.to(chroma.device),

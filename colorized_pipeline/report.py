@@ -133,7 +133,7 @@ def evaluate(
         figures["variants"] = _variant_figures(pipe, few, count=extent.variants, steps=steps, seed=seed)
     if groups is not None:
         figures["groups"] = _group_figures(results, truth, groups)
-    if extent.bound_photos:
+    if extent.bound_photos and pipe.config.objective == "diffusion":
         figures["bound"] = _bound_figures(pipe, dataset, photos=extent.bound_photos, seed=seed)
     return Report(figures, contact_sheet(results, truth))
 
@@ -149,7 +149,11 @@ def colorize(pipe: ColorizationPipeline, lightness: torch.Tensor, *, steps: int,
 def _one_pass_is_the_mean(pipe: ColorizationPipeline) -> bool:
     """From pure noise (zero terminal SNR) the network can only answer E[chroma | grey]: the regression answer."""
     config = pipe.scheduler.config
-    return config.prediction_type == "v_prediction" and bool(config.get("rescale_betas_zero_snr"))
+    return (
+        pipe.config.objective == "diffusion"
+        and config.prediction_type == "v_prediction"
+        and bool(config.get("rescale_betas_zero_snr"))
+    )
 
 
 def _film_figures(

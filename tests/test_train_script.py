@@ -226,6 +226,15 @@ def test_extra_photos_are_mixed_in_and_measured_apart(photos: Path, tmp_path: Pa
     )
 
 
+def test_regression_twin(photos: Path, tmp_path: Path) -> None:
+    run(command(photos, tmp_path / "run", objective="regression", sample_steps=0))
+    pipe = ColorizationPipeline.from_pretrained(tmp_path / "run")
+    assert pipe.config.objective == "regression"
+    gray = np.linspace(0, 1, 400).reshape(20, 20)
+    first, second = (np.asarray(pipe(gray, generator=torch.Generator().manual_seed(n)).images[0]) for n in (0, 1))
+    assert np.array_equal(first, second)  # nothing is drawn
+
+
 def test_the_settings_of_the_origin(photos: Path, tmp_path: Path) -> None:
     """Linear schedule, T = 300, epsilon, one lightness channel a chroma pixel."""
     flags = {"prediction_type": "epsilon", "beta_schedule": "linear", "num_train_timesteps": 300, "luma_factor": 1}
@@ -246,6 +255,7 @@ IMPOSSIBLE = [
     ("--train_data a --init_from b --image_encoder c", "--image_encoder"),
     ("--train_data a --max_train_steps 10", "--lr_warmup_steps 500"),
     ("--train_data a --ema_decay 1", "--ema_decay 1"),
+    ("--train_data a --objective regression --snr_gamma 5", "--snr_gamma"),
     ("--train_data a --extra_validation_data b", "--extra_data"),
     ("--train_data a --extra_data b --extra_share 1", "--extra_share 1"),
     ("--train_data a --film_probability 1.5", "--film_probability 1.5"),
