@@ -125,8 +125,9 @@ def evaluate(
     bound_photos: Annotated[int, typer.Option(min=0, help="Photos for the variational bound; 0: none.")] = 64,
     film: Annotated[bool, typer.Option(help="Also colorize every photo as seen through an old film.")] = True,
     fid: Annotated[bool, typer.Option("--fid", help="Also standard FID; needs torch-fidelity and a network.")] = False,
-    write_card_file: Annotated[
-        Path | None, typer.Option("--write-card", help="Model card whose figures are to be filled in.")
+    write_cards: Annotated[
+        list[Path] | None,
+        typer.Option("--write-card", help="Model card or README whose figures are to be filled in; repeatable."),
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps true photos' features for next time.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the fastest there is if not given.")] = None,
@@ -166,8 +167,8 @@ def evaluate(
             cache=cache,
         )
         report.save(output)
-        if write_card_file:
-            write_card(write_card_file, report.figures)
+        for card in write_cards or ():
+            write_card(card, report.figures)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from None

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image, ImageDraw
@@ -35,6 +35,13 @@ _COLUMNS = {
     "psnr": ("PSNR, dB ↑", "{:.2f}"),
     "ssim": ("SSIM ↑", "{:.3f}"),
     "lightness_error": ("L* error ↓", "{:.2f}"),
+}
+
+_CARD_METRICS = {
+    "fd_lite0": "FD-Lite0",
+    "closed": "part of FD-Lite0 closed",
+    "colourfulness_ratio": "colourfulness over truth",
+    "delta_e": "CIEDE2000",
 }
 
 
@@ -334,36 +341,35 @@ def card_block(figures: dict[str, Any]) -> str:
 
 
 def write_card(card_file: Path, figures: dict[str, Any]) -> None:
-    """Put the figures into a model card: its marked block, and the Hub's model-index metadata.
+    """Put the figures between a file's two marker comments; in a model card also into its model-index metadata.
 
     Raises:
-        ValueError: if the card doesn't hold the two marker comments.
+        ValueError: if the file doesn't hold the markers; it is left as it is.
     """
-    from huggingface_hub import EvalResult, ModelCard
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-    card = ModelCard.load(card_file)
-    if _CARD_START not in card.text or _CARD_END not in card.text:
+    text = card_file.read_text(encoding="utf-8")
+    before, start, rest = text.partition(_CARD_START)
+    _, end, after = rest.partition(_CARD_END)
+    if not start or not end:
         raise ValueError(f"{card_file}: has no block from {_CARD_START} to {_CARD_END}; add the two lines")
-    before, _, rest = card.content.partition(_CARD_START)
-    card.content = before + card_block(figures) + rest.partition(_CARD_END)[2]
-    row = figures["rows"]["COLORIZED"]
-    reported = {
-        "fd_lite0": "FD-Lite0",
-        "closed": "part of FD-Lite0 closed",
-        "colourfulness_ratio": "colourfulness over truth",
-        "delta_e": "CIEDE2000",
-    }
-    card.data.model_name = "COLORIZED"
-    card.data.eval_results = [
+    text = before + card_block(figures) + after
+    if not text.startswith("---\n"):  # no metadata: a README, say
+        card_file.write_text(text, encoding="utf-8")
+        return
+    card = ModelCard(text)
+    data = cast(ModelCardData, card.data)
+    data.model_name = "COLORIZED"
+    data.eval_results = [
         EvalResult(
             task_type="image-to-image",
             task_name="colorization",
-            dataset_type="scenes",
+            dataset_type="image",
             dataset_name=figures["set"],
             metric_type=metric,
             metric_name=metric_name,
-            metric_value=round(row[metric], 4),
+            metric_value=round(figures["rows"]["COLORIZED"][metric], 4),
         )
-        for metric, metric_name in reported.items()
+        for metric, metric_name in _CARD_METRICS.items()
     ]
     card.save(card_file)

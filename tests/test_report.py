@@ -110,6 +110,14 @@ def test_card_without_its_block_is_refused_and_untouched(reported: Path, tmp_pat
     assert (tmp_path / "card.md").read_text() == "---\nlicense: mit\n---\nNothing here.\n"
 
 
+def test_a_readme_gets_the_block_alone(reported: Path, tmp_path: Path) -> None:
+    figures = json.loads((reported / "out" / "report.json").read_text())
+    (tmp_path / "README.md").write_text("# Project\n\n" + CARD.partition("Before.")[2])
+    write_card(tmp_path / "README.md", figures)
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith("# Project") and card_block(figures) in text and text.endswith("After.\n")
+
+
 def test_errors_are_one_line(photos: Path, checkpoint: Path, tmp_path: Path) -> None:
     for words, expected in (
         (("--group-column", "town"), "column 'town' isn't in the dataset; it has"),
