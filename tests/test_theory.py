@@ -29,10 +29,12 @@ from colorized_pipeline.bound import (
     VariationalBound,
     discretized_gaussian_nll,
     gaussian_kl,
+    mean_and_error,
     posterior_mean,
     predicted_clean,
     prior_term,
     step_terms,
+    variational_bound,
 )
 from colorized_pipeline.color import downsample_chroma, fit_gamut, lab_to_rgb, rgb_to_lab
 from colorized_pipeline.training import build_unet, diffusion_loss, loss_target
@@ -742,6 +744,30 @@ def test_weights_of_the_losses_against_autograd(kind: str, variance: str) -> Non
     if variance == "fixed_small":
         found = step_terms(lambda x, t: output.detach(), scheduler, **given, bin_width=0.02) * 32 * math.log(2)
         assert torch.allclose(found, per_photo(weights[kind] * (output - target).detach().square()), rtol=1e-6)
+
+
+def test_our_bound_of_gaussian_data() -> None:
+    """Given the best denoiser all of (21) is known: (35) with E||x_0 - x̂_0||² = s²(1 - ā) / (s²ā + 1 - ā) a number."""
+    scheduler, std, delta = make("squaredcos_cap_v2", 100), 0.4, 0.02
+    a = scheduler.alphas_cumprod.double()
+
+    def best(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        at = column(a, t)
+        return (1 - at).sqrt() / (std**2 * at + 1 - at) * x
+
+    x_0 = std * randn(400, 2, 4, 4)
+    nothing = torch.empty(400, 0, 4, 4, dtype=torch.float64)
+    bound = variational_bound(best, scheduler, chroma=x_0, condition=nothing, bin_width=delta, generator=seeded())
+    errors, snr = std**2 * (1 - a) / (std**2 * a + 1 - a), a / (1 - a)
+    steps = 0.5 * ((snr[:-1] - snr[1:]) * errors[1:]).sum()
+    tilde = NoiseSchedule.of(scheduler).posterior_variance[1]
+    offsets = errors[0].sqrt() * torch.linspace(-7, 7, 4001).double()
+    weights = torch.exp(-offsets.square() / (2 * errors[0]))
+    nll = discretized_gaussian_nll(offsets, torch.zeros(1), tilde, bin_width=delta)
+    prior = 0.5 * (a[-1] * std**2 - a[-1] - torch.log1p(-a[-1]))
+    closed = (prior + steps + (weights * nll).sum() / weights.sum()).item() / math.log(2)
+    mean, error = mean_and_error(bound.total)
+    assert error < 0.02 * mean and mean == pytest.approx(closed, abs=4 * error)
 
 
 @equation(37, r"\frac{1}{D} \lVert \text{target} - f_\theta(x_t, c, t) \rVert^2")
