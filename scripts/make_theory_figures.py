@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from scipy import stats
 from skimage import data
 
@@ -32,7 +32,7 @@ SKIMAGE_PHOTOS = ("astronaut", "coffee", "rocket", "chelsea")
 CROPS_PER_PHOTO = 12
 SCHEDULES = (("linear", 300), ("linear", 1000), ("squaredcos_cap_v2", 300), ("squaredcos_cap_v2", 1000))
 NAMES = {"linear": "linear", "squaredcos_cap_v2": "cosine"}
-EDGE, GAP, CAPTION, MARGIN = 128, 4, 14, 96
+EDGE, GAP, CAPTION, MARGIN = 128, 4, 16, 84
 BATCH = 16
 
 
@@ -85,13 +85,13 @@ def strip(rows: list[tuple[str, list[tuple[str, Image.Image]]]]) -> Image.Image:
     result = Image.new(
         "RGB", (MARGIN + columns * (EDGE + GAP) - GAP, len(rows) * (EDGE + CAPTION + GAP) - GAP), "white"
     )
-    draw = ImageDraw.Draw(result)
+    draw, font = ImageDraw.Draw(result), ImageFont.load_default(12)
     for row, (name, pictures) in enumerate(rows):
         top = row * (EDGE + CAPTION + GAP)
-        draw.multiline_text((2, top + CAPTION + 4), name, fill="black")
+        draw.multiline_text((2, top + CAPTION + 2), name, fill="black", font=font)
         for column, (caption, picture) in enumerate(pictures):
             left = MARGIN + column * (EDGE + GAP)
-            draw.text((left + 2, top + 1), caption, fill="black")
+            draw.text((left + 1, top), caption, fill="black", font=font)
             result.paste(picture, (left, top + CAPTION))
     return result
 
@@ -108,7 +108,7 @@ def forward_process(pipe: ColorizationPipeline, folder: Path) -> None:
             t = round(part * steps)
             noisy = scheduler.add_noise(clean[None], noise[None], torch.tensor([t - 1]))[0]
             weight = scheduler.alphas_cumprod[t - 1].sqrt().item()
-            pictures.append((f"t = {t}, {weight:.3f} x_0", paint(lab[:1], noisy * scale)))
+            pictures.append((f"t = {t}: {weight:.3f} x_0", paint(lab[:1], noisy * scale)))
         rows.append((f"{NAMES[kind]}\nT = {steps}", pictures))
     strip(rows).save(folder / "forward.jpg", quality=88)
 
@@ -134,7 +134,7 @@ def reverse_process(pipe: ColorizationPipeline, folder: Path) -> None:
     chosen = [frames[round(k * (len(frames) - 1) / 5)] for k in range(6)]
     strip(
         [
-            ("x_t", [("grey: the condition", grey), *((f"t = {t}", noisy) for t, noisy, _ in chosen)]),
+            ("x_t", [("grey: condition", grey), *((f"t = {t}", noisy) for t, noisy, _ in chosen)]),
             ("estimate\nof x_0", [("truth", original), *((f"at t = {t}", guess) for t, _, guess in chosen)]),
         ]
     ).save(folder / "reverse.jpg", quality=88)
@@ -185,7 +185,7 @@ def gaussian_reverse_step(folder: Path) -> None:
         gaussian = stats.norm.pdf(x, (seen + beta * score) / np.sqrt(1 - beta), np.sqrt(beta))
         axis.plot(x, exact, "k", label="exact")
         axis.plot(x, gaussian, "C1--", label="Gaussian")
-        axis.set(title=f"β = {beta}", xlabel="x before the step", yticks=[])
+        axis.set(title=f"β = {beta}", xlabel="$x_{t-1}$", yticks=[])
     finish(figure, axes[0], folder / "small_steps.png")
 
 
@@ -198,13 +198,13 @@ def bound_over_time(pipe: ColorizationPipeline, labs: torch.Tensor, what: str, f
     total, error = mean_and_error(bound.total)
     decoder, decoder_error = mean_and_error(bound.decoder)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
-    left.errorbar(centres, points[:, 0], 2 * points[:, 1], fmt="k.-", markersize=3, linewidth=0.8, label="L_{t-1}")
-    left.errorbar([1], [decoder], [2 * decoder_error], fmt="C1o", markersize=4, label="L_0, at t = 1")
+    left.errorbar(centres, points[:, 0], 2 * points[:, 1], fmt="k.-", markersize=3, linewidth=0.8, label="$L_{t-1}$")
+    left.errorbar([1], [decoder], [2 * decoder_error], fmt="C1o", markersize=4, label="$L_0$, at t = 1")
     left.set(xscale="log", yscale="log", xlabel="t", ylabel="bits per dimension, each step")
     cumulated = decoder + np.cumsum(points[:, 0] * sizes)
     right.plot([1, *(last + 1 for _, last in bound.strata)], [decoder, *cumulated], "k")
     right.set(xscale="log", xlabel="t", ylabel="sum up to t, bits per dimension", ylim=(0, None))
-    right.set_title(f"{total:.2f} ± {error:.2f} with L_T = {bound.prior.mean():.1g}", fontsize=9)
+    right.set_title(f"{total:.2f} ± {error:.2f} with $L_T$ = {bound.prior.mean():.1g}", fontsize=9)
     figure.suptitle(f"{what}; bins of one CIELAB unit; bars: two standard errors", fontsize=9)
     finish(figure, left, folder / "bound.png")
 
@@ -262,7 +262,7 @@ def chroma_histogram(pipe: ColorizationPipeline, labs: torch.Tensor, what: str, 
         ):
             density, edges = np.histogram(numbers.flatten().numpy(), bins, density=True)
             axes.plot((edges[1:] + edges[:-1]) / 2, density, style, label=label, linewidth=1.2)
-    left.set(yscale="log", ylim=(1e-5, 1), xlabel="chroma, sqrt(a*² + b*²)", ylabel="density")
+    left.set(yscale="log", ylim=(1e-5, 1), xlabel=r"chroma, $\sqrt{a^{*2} + b^{*2}}$", ylabel="density")
     right.set(yscale="log", ylim=(1e-5, 1), xlabel="b* (blue to yellow)")
     figure.suptitle(what, fontsize=9)
     finish(figure, left, folder / "histogram.png")
