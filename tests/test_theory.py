@@ -199,6 +199,7 @@ def test_what_the_text_says_of_the_schedules() -> None:
     assert 40 * schedule.reverse_variance[0].sqrt().item() == pytest.approx(0.2, abs=0.03)
     even = torch.cumprod(1 - torch.arange(1, 1001, dtype=torch.float64) / 1000, 0)
     assert (even > 0.5).sum() == 36  # "half of the variance would be noise after 37 of 1000 steps"
+    assert even[99] < 0.01
     assert make(steps=1000).alphas_cumprod[-1].item() == pytest.approx(4e-5, rel=0.05)
     assert make(steps=300).alphas_cumprod[-1].item() == pytest.approx(0.048, abs=5e-4)
     assert make(steps=300).betas.sum().item() == pytest.approx(3, abs=0.05)
