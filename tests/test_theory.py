@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -1199,9 +1200,14 @@ def source_of(name: str) -> str:
 def test_equations_lead_to_lines_of_code() -> None:
     rows = table_rows("| equation | code | line |")
     assert len(rows) > 25 and [int(row[0]) for row in rows] == sorted(int(row[0]) for row in rows)
+    # A line of diffusers is quoted from the version that was tested; of another one only the name has to exist
+    tested = re.search(r"^diffusers==(\S+)$", (Path(__file__).parents[1] / "requirements.txt").read_text(), re.M)
+    assert tested
     for number, name, line in rows:
         assert int(number) in BLOCKS
-        assert line.strip("`") in source_of(name.strip("`")), f"{name} no longer contains {line}"
+        source = source_of(name.strip("`"))
+        if name.startswith("`colorized_pipeline.") or diffusers.__version__ == tested.group(1):
+            assert line.strip("`") in source, f"{name} no longer contains {line}"
 
 
 def test_code_leads_back_to_equations() -> None:
