@@ -26,8 +26,9 @@ format:
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-figures:  ## the pictures of the README, from the shipped checkpoint
+figures:  ## the pictures of the README, from the shipped checkpoint (the page needs Debian's chromium)
 	$(PYTHON) scripts/make_figures.py
+	$(PYTHON) scripts/screenshot_app.py
 
 wheel:
 	$(PYTHON) -m pip wheel --no-deps -w dist .

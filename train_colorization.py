@@ -339,7 +339,8 @@ def contact_sheet(pipe: ColorizationPipeline, dataset: ColorizationDataset, *, p
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("accelerate").setLevel(logging.WARNING)
+    for library in ("accelerate", "httpx", "httpx2"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     started = time.monotonic()
 
     # 1. Devices, processes, precision

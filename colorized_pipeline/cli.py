@@ -239,3 +239,41 @@ def push(
         typer.echo(f"Stopped. {repo_id} is as it was before; the same command finishes the upload.", err=True)
         raise typer.Exit(130) from None
     typer.echo(f"{checkpoint} is on the Hub: {url}")
+
+
+@app.command("app")
+def serve_page(
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+    browser: Annotated[bool, typer.Option("--browser", help="Open the page in a browser.")] = False,
+    max_megapixels: Annotated[float, typer.Option(min=0.01, help="Largest photo taken.")] = 40.0,
+    max_file_mb: Annotated[int, typer.Option(min=1, help="Largest file taken, megabytes.")] = 100,
+    max_photos: Annotated[int, typer.Option(min=1, help="Most photos in one batch.")] = 50,
+    queue: Annotated[int, typer.Option(min=1, help="Most jobs that wait; one runs at a time.")] = 20,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the fastest there is if not given.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Pipeline folder or Hub name; the one in the package if not given.")
+    ] = None,
+) -> None:
+    """Serve a web page: drop a photo, compare before and after, pick a variant, download; or many photos into a ZIP.
+
+    Needs `pip install 'colorized[app]'`. Nothing leaves this machine.
+    """
+    try:
+        from .app import Limits, build_page, serve
+    except ImportError as error:
+        typer.echo(f"Error: {error}; the page needs: pip install 'colorized[app]'", err=True)
+        raise typer.Exit(2) from None
+    limits = Limits(megapixels=max_megapixels, file_megabytes=max_file_mb, batch_photos=max_photos, queue=queue)
+    try:
+        page = build_page(_load_pipeline(checkpoint, device), limits)
+    except (OSError, ValueError, RuntimeError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+    try:
+        url = serve(page, limits, server_name=host, server_port=port, inbrowser=browser, prevent_thread_lock=True)
+    except OSError:
+        typer.echo(f"Error: can't listen on {host}, port {port}: it is taken or not allowed; try --port", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(f"COLORIZED is at {url} until you press Ctrl-C")
+    page.block_thread()

@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 from PIL import Image
 
 from . import REPOSITORY
@@ -275,6 +275,7 @@ class BackgroundPush:
         self._waiting: tuple[Path, str] | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
+        disable_progress_bars()  # they would tear the training's own
 
     def push(self, pipe: ColorizationPipeline, message: str) -> None:
         """Lay ``pipe`` out as it is now and send it when the line is free; returns without waiting for the Hub."""
