@@ -12,6 +12,8 @@ import logging
 import math
 import signal
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,13 @@ from transformers import AutoModel, PreTrainedModel
 from colorized_pipeline.color import lab_to_rgb, lightness_to_gray
 from colorized_pipeline.data import (
     ColorizationDataset,
-    DatasetPhotos,
+    JoinedDataset,
     PhotoSource,
     StepBatches,
     collate,
     derive_seed,
     hold_out,
+    open_hub_source,
     open_source,
 )
 from colorized_pipeline.hub import BackgroundPush, PushError, check_repo_id, open_repo
@@ -48,6 +51,7 @@ from colorized_pipeline.training import (
     find_checkpoint,
     learning_rate,
     list_checkpoints,
+    regression_loss,
     save_checkpoint,
     save_pipeline,
 )
@@ -63,7 +67,8 @@ _MAX_CHROMA = 110.0  # no colour in sRGB is further from grey along a* or b*
 # Flags that must not change when a run is resumed: with another value it would not be the same run.
 _FIXED_ON_RESUME = (
     "train_batch_size gradient_accumulation_steps seed resolution luma_factor chroma_scale preset image_encoder "
-    "prediction_type beta_schedule num_train_timesteps zero_terminal_snr snr_gamma ema_decay num_processes"
+    "objective prediction_type beta_schedule num_train_timesteps zero_terminal_snr snr_gamma ema_decay "
+    "film_probability extra_data extra_share num_processes"
 ).split()
 
 
@@ -81,8 +86,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     data.add_argument("--validation_data", nargs="+", help="the same for validation; by default photos are held out")
     data.add_argument("--validation_photos", type=int, default=400, help="at most this many; held out at most 10 %%")
+    data.add_argument("--extra_data", nargs="+", help="further photos (as --train_data) that are mixed in by share")
+    data.add_argument("--extra_share", type=float, default=0.2, help="share of --extra_data in the photos seen")
+    data.add_argument("--extra_validation_data", nargs="+", help="photos for a second loss, of --extra_data's kind")
     data.add_argument("--image_column", default="image", help="column with the photos (Hub and parquet)")
     data.add_argument("--cache_gib", type=float, default=4.0, help="memory for decoded photos, GiB a process")
+    data.add_argument(
+        "--film_probability", type=float, default=0.35,
+        help="share of training photos seen through a random old film: other emulsions, fading, grain, scratches",
+    )  # fmt: skip
     data.add_argument("--dataloader_num_workers", type=int, default=0, help="processes that prepare photos")
 
     model = parser.add_argument_group("model")
@@ -95,6 +107,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     model.add_argument("--init_from", help="warm-start from this pipeline (folder or Hub name), with its model flags")
 
     diffusion = parser.add_argument_group("diffusion")
+    diffusion.add_argument(
+        "--objective", choices=["diffusion", "regression"], default="diffusion",
+        help="regression: the same network predicts mean chroma in one pass, as a baseline to compare with",
+    )  # fmt: skip
     diffusion.add_argument("--num_train_timesteps", type=int, default=1000, help="T, length of the forward process")
     diffusion.add_argument(
         "--beta_schedule", choices=["linear", "scaled_linear", "squaredcos_cap_v2"], default="squaredcos_cap_v2",
@@ -162,6 +178,8 @@ def check_args(args: argparse.Namespace) -> None:
         raise ValueError("--validation_split belongs to --dataset_name; with --train_data use --validation_data")
     if args.validation_split and args.validation_data:
         raise ValueError("give --validation_split or --validation_data, not both")
+    if args.objective == "regression" and args.snr_gamma is not None:
+        raise ValueError("--snr_gamma weights timesteps, of which --objective regression has none; leave it out")
     if args.prediction_type == "epsilon" and args.zero_terminal_snr:
         raise ValueError(
             "--zero_terminal_snr needs --prediction_type v_prediction: at SNR 0 the input is the noise, and "
@@ -185,6 +203,12 @@ def check_args(args: argparse.Namespace) -> None:
             f"--lr_warmup_steps {args.lr_warmup_steps} and --lr_decay_steps {args.lr_decay_steps} don't fit into "
             f"--max_train_steps {args.max_train_steps}"
         )
+    if args.extra_validation_data and not args.extra_data:
+        raise ValueError("--extra_validation_data belongs to --extra_data; give both, or --validation_data alone")
+    if not 0 < args.extra_share < 1:
+        raise ValueError(f"--extra_share {args.extra_share} must lie between 0 and 1")
+    if not 0 <= args.film_probability <= 1:
+        raise ValueError(f"--film_probability {args.film_probability} must lie in [0, 1]")
     if not 0 <= args.ema_decay < 1:
         raise ValueError(f"--ema_decay {args.ema_decay} must lie in [0, 1)")
     if args.mixed_precision == "fp16" and not torch.cuda.is_available():
@@ -206,11 +230,11 @@ def check_args(args: argparse.Namespace) -> None:
 def open_sources(args: argparse.Namespace) -> tuple[PhotoSource, PhotoSource | None]:
     """Training and validation photos; None for the latter when they are to be held out from the former."""
     if args.dataset_name:
-        import datasets
 
         def load(split: str) -> PhotoSource:
-            loaded = datasets.load_dataset(args.dataset_name, args.dataset_config_name, split=split)
-            return DatasetPhotos(loaded, image_column=args.image_column)
+            return open_hub_source(
+                args.dataset_name, config=args.dataset_config_name, split=split, image_column=args.image_column
+            )
 
         training = load(args.train_split)
         if args.validation_split:
@@ -222,24 +246,48 @@ def open_sources(args: argparse.Namespace) -> tuple[PhotoSource, PhotoSource | N
     return training, None
 
 
-def make_datasets(
-    args: argparse.Namespace, *, luma_factor: int, progress: bool
-) -> tuple[ColorizationDataset, ColorizationDataset]:
+@dataclass
+class Datasets:
+    """The photos of a run; ``extra`` and ``extra_validation`` are None unless asked for."""
+
+    training: ColorizationDataset
+    validation: ColorizationDataset
+    extra: ColorizationDataset | None = None
+    extra_validation: ColorizationDataset | None = None
+
+
+def make_datasets(args: argparse.Namespace, *, luma_factor: int, progress: bool) -> Datasets:
+    def make(source: PhotoSource, indices: Sequence[int] | None = None, *, train: bool) -> ColorizationDataset:
+        dataset = ColorizationDataset(
+            source,
+            resolution=args.resolution,
+            luma_factor=luma_factor,
+            augment=train,
+            film_probability=args.film_probability if train else 0.0,
+            seed=args.seed,
+            indices=indices,
+            cache_bytes=int(args.cache_gib * 2**30),
+            progress=progress,
+        )
+        logger.info("%s: %d photos; %s", "training" if train else "validation", len(dataset), dataset.skipped)
+        return dataset
+
+    def first(source: PhotoSource) -> range:
+        return range(min(args.validation_photos, len(source)))
+
     training, validation = open_sources(args)
-    common: dict[str, Any] = dict(resolution=args.resolution, luma_factor=luma_factor, seed=args.seed)
-    common.update(cache_bytes=int(args.cache_gib * 2**30), progress=progress)
     if validation is None:
         held = min(args.validation_photos, max(1, len(training) // 10))
         kept, held_out = hold_out(len(training), held, seed=derive_seed(args.seed, _SPLIT))
-        return (
-            ColorizationDataset(training, augment=True, indices=kept, **common),
-            ColorizationDataset(training, augment=False, indices=held_out, **common),
-        )
-    chosen = range(min(args.validation_photos, len(validation)))
-    return (
-        ColorizationDataset(training, augment=True, **common),
-        ColorizationDataset(validation, augment=False, indices=chosen, **common),
-    )
+        made = Datasets(make(training, kept, train=True), make(training, held_out, train=False))
+    else:
+        made = Datasets(make(training, train=True), make(validation, first(validation), train=False))
+    if args.extra_data:
+        made.extra = make(open_source(args.extra_data, image_column=args.image_column), train=True)
+    if args.extra_validation_data:
+        source = open_source(args.extra_validation_data, image_column=args.image_column)
+        made.extra_validation = make(source, first(source), train=False)
+    return made
 
 
 def build_pipeline(args: argparse.Namespace) -> ColorizationPipeline:
@@ -256,6 +304,7 @@ def build_pipeline(args: argparse.Namespace) -> ColorizationPipeline:
         pipe = ColorizationPipeline.from_pretrained(args.init_from)
         scheduler.register_to_config(clip_sample_range=_MAX_CHROMA / pipe.config.chroma_scale)
         pipe.register_modules(scheduler=scheduler)
+        pipe.register_to_config(objective=args.objective)
         return pipe
     encoder: PreTrainedModel | None = None
     if args.image_encoder:
@@ -275,6 +324,7 @@ def build_pipeline(args: argparse.Namespace) -> ColorizationPipeline:
         chroma_scale=args.chroma_scale,
         working_size=args.resolution,
         encoder_layers=tuple(args.encoder_layers),
+        objective=args.objective,
     )
 
 
@@ -287,6 +337,27 @@ def draw_noise(shape: torch.Size, train_timesteps: int, seed: int) -> tuple[torc
     noise = torch.randn(shape, generator=generator)
     spread = (torch.rand(1, generator=generator) + torch.arange(shape[0]) / shape[0]) % 1
     return noise, (spread * train_timesteps).long()
+
+
+def objective_loss(
+    pipe: ColorizationPipeline,
+    unet: Any,
+    *,
+    chroma: torch.Tensor,
+    condition: torch.Tensor,
+    noise: torch.Tensor,
+    timesteps: torch.Tensor,
+    snr_gamma: float | None = None,
+) -> torch.Tensor:
+    """The loss of the pipeline's objective: :func:`diffusion_loss`, or the baseline's :func:`regression_loss`."""
+
+    def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return unet(x, t).sample
+
+    if pipe.config.objective == "regression":
+        return regression_loss(predict, chroma=chroma, condition=condition)
+    given = dict(chroma=chroma, condition=condition, noise=noise, timesteps=timesteps)
+    return diffusion_loss(predict, pipe.scheduler, **given, snr_gamma=snr_gamma)
 
 
 @torch.no_grad()
@@ -306,9 +377,9 @@ def validation_loss(
         )
         with accelerator.autocast():
             condition = pipe.condition(batch["lightness"].to(accelerator.device))
-        loss = diffusion_loss(
-            lambda x, t: unet(x, t).sample,
-            pipe.scheduler,
+        loss = objective_loss(
+            pipe,
+            unet,
             chroma=chroma,
             condition=condition.float(),
             noise=noise.to(chroma.device),
@@ -370,11 +441,7 @@ def main(argv: list[str] | None = None) -> int:
     if pipe.image_encoder is not None:
         # Depthwise convolutions run 1.5 x as fast with channels last on a CPU (measured); the result is the same.
         pipe.image_encoder.to(accelerator.device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    training, validation = make_datasets(
-        args, luma_factor=pipe.config.luma_factor, progress=accelerator.is_local_main_process
-    )
-    logger.info("training: %d photos; %s", len(training), training.skipped)
-    logger.info("validation: %d photos; %s", len(validation), validation.skipped)
+    photos = make_datasets(args, luma_factor=pipe.config.luma_factor, progress=accelerator.is_local_main_process)
 
     # 3. Optimizer and averaged weights
     optimizer = torch.optim.AdamW(unet.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
@@ -404,17 +471,19 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
 
     batches = StepBatches(
-        len(training),
+        len(photos.training),
         batch_size=args.train_batch_size,
         start=step * args.gradient_accumulation_steps,
         stop=args.max_train_steps * args.gradient_accumulation_steps,
         seed=args.seed,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
+        extra=len(photos.extra) if photos.extra else 0,
+        extra_share=args.extra_share,
     )
     loader = DataLoader(
-        training, batch_sampler=batches, collate_fn=collate, num_workers=args.dataloader_num_workers,
-        pin_memory=accelerator.device.type == "cuda",
+        JoinedDataset(photos.training, photos.extra) if photos.extra else photos.training, batch_sampler=batches,
+        collate_fn=collate, num_workers=args.dataloader_num_workers, pin_memory=accelerator.device.type == "cuda",
     )  # fmt: skip
     stop_signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -430,22 +499,28 @@ def main(argv: list[str] | None = None) -> int:
     def validate() -> None:
         with ema_weights(ema, bare_unet):
             bare_unet.eval()
-            loss = validation_loss(args, accelerator, pipe, bare_unet, validation)
+            sets = {"loss": photos.validation}
+            if args.film_probability:
+                sets["film_loss"] = photos.validation.through_film()
+            if photos.extra_validation:
+                sets["extra_loss"] = photos.extra_validation
+            losses = {name: validation_loss(args, accelerator, pipe, bare_unet, one) for name, one in sets.items()}
             if accelerator.is_main_process and args.sample_steps and step % args.sample_steps == 0:
-                sheet = contact_sheet(pipe, validation, photos=24, seed=args.seed)
+                sheet = contact_sheet(pipe, photos.validation, photos=24, seed=args.seed)
                 (output_dir / "samples").mkdir(exist_ok=True)
                 sheet.save(output_dir / "samples" / f"step-{step:07d}.png")
-            if loss < state.get("best_loss", math.inf):
-                state["best_loss"] = loss
+            if losses["loss"] < state.get("best_loss", math.inf):
+                state["best_loss"] = losses["loss"]
                 if accelerator.is_main_process:
                     save_pipeline(pipe, output_dir / "best")
             bare_unet.train()
-        accelerator.log({"validation_loss": loss}, step=step)
-        logger.info("step %d, %d photos seen: validation loss %.5f", step, step * photos_a_step, loss)
+        accelerator.log({f"validation_{name}": value for name, value in losses.items()}, step=step)
+        shown = ", ".join(f"{name} {value:.5f}" for name, value in losses.items())
+        logger.info("step %d, %d photos seen: validation %s", step, step * photos_a_step, shown)
         if accelerator.is_main_process:
             with (output_dir / "validation.jsonl").open("a") as file:
                 seconds = round(time.monotonic() - started)
-                row = {"step": step, "photos_seen": step * photos_a_step, "loss": loss, "seconds": seconds}
+                row = {"step": step, "photos_seen": step * photos_a_step, **losses, "seconds": seconds}
                 file.write(json.dumps(row) + "\n")
 
     # 5. The training loop
@@ -463,9 +538,9 @@ def main(argv: list[str] | None = None) -> int:
         with torch.no_grad(), accelerator.autocast():
             condition = pipe.condition(lightness).float()  # [B, C, r, r]
         with accelerator.accumulate(unet):
-            loss = diffusion_loss(
-                lambda x, t: unet(x, t).sample,
-                pipe.scheduler,
+            loss = objective_loss(
+                pipe,
+                unet,
                 chroma=chroma,
                 condition=condition,
                 noise=noise.to(chroma.device),

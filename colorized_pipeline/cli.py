@@ -1,19 +1,16 @@
 """The ``colorized`` command."""
 
-import json
 import tempfile
 import time
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import torch
 import typer
 from PIL import Image
 from tqdm.auto import tqdm
 
 from . import DEFAULT_CHECKPOINT, ColorizationPipeline, __version__
-from .color import lightness_to_gray
 from .files import find_photos, plan_outputs, refuse_output, save_photo
 from .hub import loading_reason
 
@@ -107,53 +104,77 @@ def colorize(
 @app.command()
 def evaluate(
     photos: Annotated[
-        list[str], typer.Argument(help="Colour photos: a folder, or parquet files.", show_default=False)
+        list[str],
+        typer.Argument(help="Colour photos: a folder, parquet files, or a dataset on the Hub.", show_default=False),
     ],
-    limit: Annotated[int | None, typer.Option(min=2, help="Only the first so many photos.")] = None,
-    resolution: Annotated[int, typer.Option(min=32, help="Edge of the central crop, pixels.")] = 128,
-    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the fastest there is if not given.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for report.json, report.md and sheet.png.")],
     checkpoint: Annotated[
         str | None, typer.Option(help="Pipeline folder or Hub name; the one in the package if not given.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for the figures.")] = None,
+    twin: Annotated[
+        str | None, typer.Option(help="A checkpoint to stand beside it in the table, e.g. a regression twin.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of a dataset on the Hub.")] = "test",
+    group_column: Annotated[str | None, typer.Option(help="Column of labels for a table by label.")] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="Only the first so many photos.")] = None,
+    resolution: Annotated[int, typer.Option(min=32, help="Edge of the central crop, pixels.")] = 128,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Denoising steps; the checkpoint's default if not given.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    variants: Annotated[int, typer.Option(min=1, help="Colourings a photo, for the best of them and diversity.")] = 8,
+    variant_photos: Annotated[int, typer.Option(min=0, help="Photos for the variants; 0 leaves them out.")] = 64,
+    bound_photos: Annotated[int, typer.Option(min=0, help="Photos for the variational bound; 0: none.")] = 64,
+    film: Annotated[bool, typer.Option(help="Also colorize every photo as seen through an old film.")] = True,
+    fid: Annotated[bool, typer.Option("--fid", help="Also standard FID; needs torch-fidelity and a network.")] = False,
+    write_cards: Annotated[
+        list[Path] | None,
+        typer.Option("--write-card", help="Model card or README whose figures are to be filled in; repeatable."),
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder that keeps true photos' features for next time.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the fastest there is if not given.")] = None,
 ) -> None:
-    """Measure a checkpoint on colour photos: lightness error, colourfulness, FD-Lite0 beside grey's and the ceiling's.
+    """Measure a checkpoint on colour photos: distances, colour errors, doubt and bound, beside its baselines.
 
     Needs ``pip install 'colorized[train,evaluate]'``.
     """
-    from .data import ColorizationDataset, open_source
-    from .evaluation import compare
-
     try:
-        source = open_source(photos)
+        from .data import ColorizationDataset, open_hub_source, open_source
+        from .report import Extent, write_card
+        from .report import evaluate as measure
+
+        local = any("*" in photo or Path(photo).exists() for photo in photos)
+        source = open_source(photos) if local else open_hub_source(photos[0], split=split)
         pipe = _load_pipeline(checkpoint, device)
-        indices = None if limit is None else range(min(limit, len(source)))
-        factor = pipe.config.luma_factor
+        others = {"twin": _load_pipeline(twin, device)} if twin else None
         dataset = ColorizationDataset(
-            source, resolution=resolution, luma_factor=factor, augment=False, indices=indices, progress=True
+            source,
+            resolution=resolution,
+            luma_factor=pipe.config.luma_factor,
+            augment=False,
+            indices=None if limit is None else range(min(limit, len(source))),
+            progress=True,
         )
-    except (OSError, ValueError, ImportError) as error:
+        groups = source.labels(group_column, dataset.kept) if group_column else None
+        report = measure(
+            pipe,
+            dataset,
+            name=", ".join(Path(photo).name for photo in photos),
+            steps=steps,
+            seed=seed,
+            extent=Extent(variants=variants, variant_photos=variant_photos, bound_photos=bound_photos, film=film),
+            groups=groups,
+            others=others,
+            fid=fid,
+            cache=cache,
+        )
+        report.save(output)
+        for card in write_cards or ():
+            write_card(card, report.figures)
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from None
-    labs = [dataset.lab(index) for index in range(len(dataset))]
-    grays = [lightness_to_gray(lab[:1]) for lab in labs]
-    images = pipe(
-        grays, num_inference_steps=steps, generator=torch.Generator().manual_seed(seed), batch_size=32
-    ).images
-    results = torch.stack([torch.from_numpy(np.array(image)).movedim(-1, 0) for image in images]).float() / 255
-    figures = {
-        "photos": len(dataset),
-        "resolution": resolution,
-        "steps": steps or pipe.config.default_steps,
-        "seed": seed,
-        **compare(results, torch.stack(labs), grid=factor),
-    }
-    text = json.dumps(figures, indent=2)
-    typer.echo(text)
-    if output:
-        output.write_text(text + "\n")
+    typer.echo((output / "report.md").read_text())
 
 
 def _stderr() -> object:

@@ -5,6 +5,8 @@ the Kaggle set that the origin of this project names, and half the memory of flo
 function of (seed, position in the run), so that a resumed run sees exactly the photos an uninterrupted one would.
 """
 
+import copy
+import functools
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,10 +22,14 @@ from torch.utils.data import Dataset, Sampler
 from tqdm.auto import tqdm
 
 from .color import L_MAX, downsample_chroma, rgb_to_lab
+from .film import draw_film, photograph
 
 NEARLY_GREY = 2.0  # mean chroma sqrt(a*^2 + b*^2) under this is a grey photo: nothing to learn from
 CROP_MARGIN = 150 / 128  # the shorter side of a stored photo over the crop that training takes from it
 _AB_OFFSET = 128
+
+# Streams of random numbers, kept apart by the last part of each seed.
+_FILM, _EXTRA = 1, 2
 
 
 class PhotoSource(Protocol):
@@ -37,6 +43,9 @@ class PhotoSource(Protocol):
     def load(self, index: int) -> torch.Tensor:
         """The photo as 8-bit CIELAB, uint8 ``[3, H, W]``. Raises ``OSError`` or ``ValueError`` if it can't be read."""
 
+    def labels(self, column: str, indices: Sequence[int]) -> list[str]:
+        """What ``column`` says of these photos. Raises ``ValueError`` if there is no such column."""
+
 
 class DatasetPhotos:
     """Photos of a ``datasets.Dataset`` (Hub, image folder, parquet), decoded one at a time."""
@@ -45,6 +54,7 @@ class DatasetPhotos:
         if image_column not in dataset.column_names:
             raise ValueError(f"image_column={image_column!r} isn't in the dataset; it has {dataset.column_names}")
         # Undecoded, so that one corrupt file is our error to handle and not the end of the epoch.
+        self._dataset = dataset
         self._images = dataset.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
         self._column = image_column
 
@@ -57,6 +67,14 @@ class DatasetPhotos:
     def load(self, index: int) -> torch.Tensor:
         stored = self._images[index][self._column]
         return read_photo(io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"])
+
+    def labels(self, column: str, indices: Sequence[int]) -> list[str]:
+        """What ``column`` says of these photos; class numbers by their names. Raises ``ValueError`` without it."""
+        if column not in self._dataset.column_names:
+            raise ValueError(f"column {column!r} isn't in the dataset; it has {self._dataset.column_names}")
+        values, feature = self._dataset[column], self._dataset.features[column]
+        names = feature.int2str if isinstance(feature, datasets.ClassLabel) else str
+        return [names(values[index]) for index in indices]
 
 
 class LabArrayPhotos:
@@ -100,6 +118,9 @@ class LabArrayPhotos:
         chroma = self._chroma[part][index - (self._ends[part - 1] if part else 0)]
         return torch.from_numpy(np.concatenate((self._lightness[index][None], np.moveaxis(chroma, -1, 0))))
 
+    def labels(self, column: str, indices: Sequence[int]) -> list[str]:
+        raise ValueError(f"column {column!r}: the Kaggle arrays in {self.folder} have no labels")
+
 
 def read_photo(file: str | Path | io.BytesIO) -> torch.Tensor:
     """Decode an image file to 8-bit CIELAB ``[3, H, W]``, upright (EXIF), any colour mode."""
@@ -119,6 +140,11 @@ def decode_lab8(lab8: torch.Tensor) -> torch.Tensor:
     """uint8 CIELAB ``[..., 3, H, W]`` back to floats, L* in [0, 100]."""
     lab = lab8.float()
     return torch.cat((lab[..., :1, :, :] * (L_MAX / 255), lab[..., 1:, :, :] - _AB_OFFSET), dim=-3)
+
+
+def open_hub_source(name: str, *, config: str | None = None, split: str, image_column: str = "image") -> PhotoSource:
+    """Photos of one split of a dataset on the Hub."""
+    return DatasetPhotos(datasets.load_dataset(name, config, split=split), image_column=image_column)
 
 
 def open_source(paths: Sequence[str | Path], *, image_column: str = "image") -> PhotoSource:
@@ -182,6 +208,7 @@ class ColorizationDataset(Dataset):
         resolution: edge of the square crop in pixels, divisible by ``luma_factor``.
         luma_factor: lightness pixels per chroma cell, along each axis.
         indices: photos to use, all by default.
+        film_probability: share of the items whose lightness is seen through a random old film (film.py).
         cache_bytes: decoded photos are kept in memory up to this size; the others are decoded anew each time.
 
     Items: ``{"lightness": [1, R, R] in [0, 100], "chroma": [2, R / luma_factor, R / luma_factor] in CIELAB units}``.
@@ -194,6 +221,7 @@ class ColorizationDataset(Dataset):
         resolution: int,
         luma_factor: int,
         augment: bool,
+        film_probability: float = 0.0,
         seed: int = 0,
         indices: Sequence[int] | None = None,
         cache_bytes: int = 4 * 2**30,
@@ -202,6 +230,7 @@ class ColorizationDataset(Dataset):
         if resolution % luma_factor:
             raise ValueError(f"resolution={resolution} isn't divisible by luma_factor={luma_factor}")
         self.resolution, self.luma_factor, self.augment, self.seed = resolution, luma_factor, augment, seed
+        self.film_probability = film_probability
         self.skipped = Skipped()
         self._source = source
         self._kept: list[int] = []
@@ -239,6 +268,11 @@ class ColorizationDataset(Dataset):
     def __len__(self) -> int:
         return len(self._kept)
 
+    @property
+    def kept(self) -> list[int]:
+        """Which photos of the source the items are, in order."""
+        return list(self._kept)
+
     def name(self, index: int) -> str:
         return self._source.name(self._kept[index])
 
@@ -251,7 +285,21 @@ class ColorizationDataset(Dataset):
     def __getitem__(self, item: tuple[int, int]) -> dict[str, torch.Tensor]:
         epoch, index = item
         lab = self.lab(index, epoch)
-        return {"lightness": lab[:1], "chroma": downsample_chroma(lab[None, 1:], self.luma_factor)[0]}
+        chroma = downsample_chroma(lab[None, 1:], self.luma_factor)[0]
+        return {"lightness": self._seen(lab, epoch, index), "chroma": chroma}
+
+    def through_film(self) -> "ColorizationDataset":
+        """The same photos with every one seen through a film, the same film at every call: a degraded set."""
+        view = copy.copy(self)
+        view.film_probability = 1.0
+        return view
+
+    def _seen(self, lab: torch.Tensor, epoch: int, index: int) -> torch.Tensor:
+        """The lightness ``[1, R, R]`` that the network is given for the true crop ``lab``."""
+        if not self.film_probability:
+            return lab[:1]
+        rng = np.random.default_rng(derive_seed(self.seed, epoch, index, _FILM))
+        return photograph(lab, draw_film(rng), rng) if rng.random() < self.film_probability else lab[:1]
 
     def _crop(self, lab8: torch.Tensor, epoch: int, index: int) -> torch.Tensor:
         spare_rows, spare_columns = lab8.shape[-2] - self.resolution, lab8.shape[-1] - self.resolution
@@ -265,35 +313,68 @@ class ColorizationDataset(Dataset):
         return crop.flip(-1) if flip else crop
 
 
+class JoinedDataset(Dataset):
+    """Photos of ``main``, then those of ``extra``, under one index; items are asked for as of either."""
+
+    def __init__(self, main: ColorizationDataset, extra: ColorizationDataset) -> None:
+        self.main, self.extra = main, extra
+
+    def __len__(self) -> int:
+        return len(self.main) + len(self.extra)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, torch.Tensor]:
+        epoch, index = item
+        return self.main[item] if index < len(self.main) else self.extra[epoch, index - len(self.main)]
+
+
 class StepBatches(Sampler[list[tuple[int, int]]]):
     """Batches of ``(epoch, index)`` for one process, from any step on, each a pure function of its number.
 
     Position p of the endless run is photo ``permutation(seed, p // N)[p % N]``; batch number m of process ``rank`` out
     of ``world`` holds the ``batch_size`` positions from ``(m * world + rank) * batch_size`` on. So resuming at a step
     needs no state and skips nothing, and epochs need not divide into batches.
+
+    With ``extra`` photos, indexed behind the N others, an ``extra_share`` of the positions, evenly spread, go through
+    their own permutations in the same way.
     """
 
     def __init__(
-        self, photos: int, *, batch_size: int, start: int, stop: int, seed: int = 0, rank: int = 0, world: int = 1
+        self,
+        photos: int,
+        *,
+        batch_size: int,
+        start: int,
+        stop: int,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        extra: int = 0,
+        extra_share: float = 0.0,
     ) -> None:
         self.photos, self.batch_size, self.start, self.stop = photos, batch_size, start, stop
         self.seed, self.rank, self.world = seed, rank, world
+        self.extra, self.extra_share = extra, extra_share if extra else 0.0
 
     def __len__(self) -> int:
         return max(0, self.stop - self.start)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        orders: dict[int, list[int]] = {}
         for batch in range(self.start, self.stop):
             first = (batch * self.world + self.rank) * self.batch_size
-            items = [divmod(position, self.photos) for position in range(first, first + self.batch_size)]
-            needed = {epoch for epoch, _ in items}
-            orders = {epoch: orders.get(epoch) or self._order(epoch) for epoch in needed}
-            yield [(epoch, orders[epoch][place]) for epoch, place in items]
+            yield [self._item(position) for position in range(first, first + self.batch_size)]
 
-    def _order(self, epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
-        return torch.randperm(self.photos, generator=generator).tolist()
+    def _item(self, position: int) -> tuple[int, int]:
+        before, after = (int(p * self.extra_share) for p in (position, position + 1))  # extra photos up to here
+        if after > before:
+            epoch, place = divmod(before, self.extra)
+            return epoch, self.photos + _order(self.extra, derive_seed(self.seed, epoch, _EXTRA))[place]
+        epoch, place = divmod(position - before, self.photos)
+        return epoch, _order(self.photos, derive_seed(self.seed, epoch))[place]
+
+
+@functools.lru_cache(maxsize=4)
+def _order(photos: int, seed: int) -> list[int]:
+    return torch.randperm(photos, generator=torch.Generator().manual_seed(seed)).tolist()
 
 
 def hold_out(photos: int, held: int, *, seed: int = 0) -> tuple[list[int], list[int]]:

@@ -117,6 +117,8 @@ class ColorizationPipeline(DiffusionPipeline):
         working_size: shorter side, in pixels, at which the network reads a photo.
         default_steps: number of denoising steps when a call doesn't say.
         encoder_layers, encoder_mean, encoder_std: see :func:`encode_lightness`.
+        objective: ``"diffusion"``, or ``"regression"`` for a UNet trained to predict mean chroma in one pass (a
+            baseline; steps and scheduler then mean nothing).
 
     >>> from colorized_pipeline import ColorizationPipeline
     >>> pipe = ColorizationPipeline.from_pretrained("path/or/hub-id")
@@ -138,8 +140,11 @@ class ColorizationPipeline(DiffusionPipeline):
         encoder_layers: list[int] | tuple[int, ...] = (11, 16),
         encoder_mean: float = 127 / 255,
         encoder_std: float = 128 / 255,
+        objective: str = "diffusion",
     ) -> None:
         super().__init__()
+        if objective not in ("diffusion", "regression"):
+            raise ValueError(f"objective must be 'diffusion' or 'regression', got {objective!r}")
         if unet.config.out_channels != 2:
             raise ValueError(f"unet must have out_channels=2 (a*, b*), got {unet.config.out_channels}")
         self.register_modules(unet=unet, scheduler=scheduler, image_encoder=image_encoder)
@@ -151,6 +156,7 @@ class ColorizationPipeline(DiffusionPipeline):
             encoder_layers=tuple(encoder_layers),
             encoder_mean=encoder_mean,
             encoder_std=encoder_std,
+            objective=objective,
         )
 
     @torch.no_grad()
@@ -259,11 +265,16 @@ class ColorizationPipeline(DiffusionPipeline):
         """Sample a*, b* ``[B, 2, h, w]`` in CIELAB units for lightness ``[B, 1, h * f, w * f]``, noise to picture."""
         device = self._execution_device
         condition = self.condition(lightness.to(device))  # [B, C, h, w]
+        shape = (len(lightness), 2, *condition.shape[-2:])
+        if self.config.objective == "regression":
+            nothing = torch.zeros(shape, device=device)
+            predicted = self.unet(torch.cat((condition, nothing), dim=1).to(self.unet.dtype), 0).sample
+            bar.update(steps)
+            return predicted.float().cpu() * self.config.chroma_scale
         self.scheduler.set_timesteps(steps, device=device)
         takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
         extra = {"generator": generators} if takes_generator else {}
 
-        shape = (len(lightness), 2, *condition.shape[-2:])
         chroma = randn_tensor(shape, generator=generators, device=device, dtype=torch.float32)
         chroma = chroma * self.scheduler.init_noise_sigma
         for timestep in self.scheduler.timesteps:

@@ -86,6 +86,18 @@ def diffusion_loss(
     return per_photo.mean()
 
 
+def regression_loss(
+    predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], *, chroma: torch.Tensor, condition: torch.Tensor
+) -> torch.Tensor:
+    """Mean squared error of a network that predicts chroma directly, in one pass: the baseline of mean colours.
+
+    The same network as in :func:`diffusion_loss`, given zeros for the noisy chroma and 0 for the timestep.
+    """
+    timesteps = torch.zeros(len(chroma), dtype=torch.long, device=chroma.device)
+    predicted = predict(torch.cat((condition, torch.zeros_like(chroma)), dim=1), timesteps).float()
+    return (predicted - chroma).square().mean()
+
+
 def loss_target(
     scheduler: DDPMScheduler, chroma: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
 ) -> torch.Tensor:

@@ -15,7 +15,7 @@ from colorized_pipeline.data import encode_lab8
 def colourful(number: int, *, height: int = 40, width: int = 48) -> np.ndarray:
     """A smooth random colour picture, uint8 ``[height, width, 3]``."""
     small = np.random.default_rng(number).integers(0, 256, (3, 4, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+    return np.array(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def make_folder(folder: Path, count: int, **size: int) -> Path:

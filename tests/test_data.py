@@ -11,6 +11,7 @@ from PIL import Image
 from colorized_pipeline.color import rgb_to_lab
 from colorized_pipeline.data import (
     ColorizationDataset,
+    JoinedDataset,
     LabArrayPhotos,
     StepBatches,
     collate,
@@ -136,12 +137,25 @@ def test_lightness_and_chroma_are_cut_alike(tmp_path: Path) -> None:
         assert (item["chroma"][:1] - expected).abs().max() < 0.01
 
 
+def test_film_changes_lightness_of_its_share_and_never_the_chroma(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "folder", 4)
+    clean, film = dataset(folder, augment=True), dataset(folder, augment=True, film_probability=0.3)
+    items = [(epoch, index) for epoch in range(50) for index in range(4)]
+    changed = [not torch.equal(clean[item]["lightness"], film[item]["lightness"]) for item in items]
+    assert 0.2 < np.mean(changed) < 0.4
+    assert all(torch.equal(clean[item]["chroma"], film[item]["chroma"]) for item in items)
+    degraded = clean.through_film()
+    assert all(torch.equal(degraded[item]["lightness"], degraded[item]["lightness"]) for item in items[:8])
+    assert not any(torch.equal(clean[item]["lightness"], degraded[item]["lightness"]) for item in items)
+    assert clean.film_probability == 0
+
+
 def test_resolution_must_fit_the_grid(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="resolution=30"):
         dataset(make_folder(tmp_path / "folder", 1), resolution=30)
 
 
-def batches(start: int, stop: int, **changes: int) -> list[list[tuple[int, int]]]:
+def batches(start: int, stop: int, **changes: float) -> list[list[tuple[int, int]]]:
     return list(StepBatches(10, **{"batch_size": 4, "start": start, "stop": stop, **changes}))
 
 
@@ -157,6 +171,27 @@ def test_ranks_share_each_epoch_out() -> None:
     assert items == [item for batch in batches(0, 20) for item in batch]
     for epoch in range(8):
         assert sorted(index for e, index in items if e == epoch) == list(range(10))
+
+
+def test_extra_photos_come_by_their_share_in_permutations_of_their_own() -> None:
+    mixed = [item for batch in batches(0, 100, extra=7, extra_share=0.3) for item in batch]
+    extra = [(epoch, index - 10) for epoch, index in mixed if index >= 10]
+    assert len(extra) == 120
+    assert [item for item in mixed if item[1] < 10] == [item for batch in batches(0, 70) for item in batch]
+    for epoch in range(120 // 7):
+        assert sorted(index for e, index in extra if e == epoch) == list(range(7))
+    assert batches(5, 9, extra=7, extra_share=0.3) == batches(0, 9, extra=7, extra_share=0.3)[5:]
+    spread = [sum(index >= 10 for _, index in mixed[start : start + 20]) for start in range(0, 400, 20)]
+    assert set(spread) == {6}
+
+
+def test_joined_photos_are_those_of_either(tmp_path: Path) -> None:
+    main = dataset(make_folder(tmp_path / "main", 3), augment=True)
+    extra = dataset(make_folder(tmp_path / "extra", 2, height=50), augment=True)
+    joined = JoinedDataset(main, extra)
+    assert len(joined) == 5
+    assert torch.equal(joined[4, 2]["chroma"], main[4, 2]["chroma"])
+    assert torch.equal(joined[4, 3]["chroma"], extra[4, 0]["chroma"])
 
 
 def test_hold_out_parts_are_disjoint() -> None:

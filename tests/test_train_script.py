@@ -92,7 +92,7 @@ def test_files_of_a_run(finished: Path) -> None:
     }
     rows = [json.loads(line) for line in (finished / "validation.jsonl").read_text().splitlines()]
     assert [(row["step"], row["photos_seen"]) for row in rows] == [(3, 12), (6, 24)]
-    assert all(0 < row["loss"] < 5 for row in rows)
+    assert all(0 < row["loss"] < 5 and 0 < row["film_loss"] < 5 and row["loss"] != row["film_loss"] for row in rows)
     assert list(finished.glob("logs/train/events.out.tfevents.*"))
     assert json.loads((finished / "run.json").read_text())["seed"] == 0
     sheet = np.asarray(Image.open(finished / "samples" / "step-0000006.png"))
@@ -212,6 +212,29 @@ def test_with_an_image_encoder_and_parquet(photos: Path, tmp_path: Path) -> None
     pipe(np.full((40, 40), 0.5), num_inference_steps=2)
 
 
+def test_extra_photos_are_mixed_in_and_measured_apart(photos: Path, tmp_path: Path) -> None:
+    extra = make_parquet(tmp_path / "extra.parquet", 6)
+    flags = {"extra_data": extra, "extra_share": 0.4, "extra_validation_data": extra, "sample_steps": 0}
+    run(command(photos, tmp_path / "whole", **flags))
+    rows = [json.loads(line) for line in (tmp_path / "whole" / "validation.jsonl").read_text().splitlines()]
+    assert all(len({row["loss"], row["film_loss"], row["extra_loss"]}) == 3 for row in rows)
+    resumed = resumed_from(tmp_path / "whole", 3, tmp_path / "resumed")
+    run(command(photos, resumed, resume_from_checkpoint="latest", **flags))
+    assert_equal_to_the_bit(tmp_path / "whole", resumed)
+    assert "extra_share: 0.4 then, 0.2 now" in run(
+        command(photos, resumed, resume_from_checkpoint="latest", **{**flags, "extra_share": 0.2}), expect=1
+    )
+
+
+def test_regression_twin(photos: Path, tmp_path: Path) -> None:
+    run(command(photos, tmp_path / "run", objective="regression", sample_steps=0))
+    pipe = ColorizationPipeline.from_pretrained(tmp_path / "run")
+    assert pipe.config.objective == "regression"
+    gray = np.linspace(0, 1, 400).reshape(20, 20)
+    first, second = (np.asarray(pipe(gray, generator=torch.Generator().manual_seed(n)).images[0]) for n in (0, 1))
+    assert np.array_equal(first, second)  # nothing is drawn
+
+
 def test_the_settings_of_the_origin(photos: Path, tmp_path: Path) -> None:
     """Linear schedule, T = 300, epsilon, one lightness channel a chroma pixel."""
     flags = {"prediction_type": "epsilon", "beta_schedule": "linear", "num_train_timesteps": 300, "luma_factor": 1}
@@ -232,6 +255,10 @@ IMPOSSIBLE = [
     ("--train_data a --init_from b --image_encoder c", "--image_encoder"),
     ("--train_data a --max_train_steps 10", "--lr_warmup_steps 500"),
     ("--train_data a --ema_decay 1", "--ema_decay 1"),
+    ("--train_data a --objective regression --snr_gamma 5", "--snr_gamma"),
+    ("--train_data a --extra_validation_data b", "--extra_data"),
+    ("--train_data a --extra_data b --extra_share 1", "--extra_share 1"),
+    ("--train_data a --film_probability 1.5", "--film_probability 1.5"),
     ("--train_data a --mixed_precision fp16", "bf16"),
     ("--train_data a --train_batch_size 0", "--train_batch_size 0"),
     ("--train_data a --learning_rate 0", "--learning_rate 0"),

@@ -20,6 +20,7 @@ from colorized_pipeline.training import (
     learning_rate,
     list_checkpoints,
     loss_target,
+    regression_loss,
     save_checkpoint,
 )
 
@@ -45,6 +46,20 @@ def test_loss_is_zero_for_the_right_target_only(kind: str) -> None:
     other = loss_target(scheduler, given["chroma"], batch(1)["noise"], given["timesteps"])
     assert diffusion_loss(answering(right), scheduler, **given) == 0
     assert diffusion_loss(answering(other), scheduler, **given) > 0.1
+
+
+def test_regression_loss_is_zero_for_the_chroma_itself() -> None:
+    given = batch()
+    chroma, condition, seen = given["chroma"], given["condition"], []
+
+    def predict(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        seen.append((x, timesteps))
+        return chroma
+
+    assert regression_loss(predict, chroma=chroma, condition=condition) == 0
+    (x, timesteps), *_ = seen
+    assert torch.equal(x[:, :-2], condition) and not x[:, -2:].any() and not timesteps.any()
+    assert regression_loss(answering(chroma + 2), chroma=chroma, condition=condition) == pytest.approx(4)
 
 
 def test_v_leads_back_to_the_photo() -> None:
