@@ -167,14 +167,6 @@ def test_loads_with_diffusers_where_the_package_cannot_be_imported(
     np.testing.assert_allclose(result, with_package[1], atol=1e-4)
 
 
-def test_the_command_takes_the_repository_as_checkpoint(client: Client, pushed: dict[str, bytes]) -> None:
-    words = ["colorize", str(EXAMPLES[0]), "-o", "colour.png", "--checkpoint", REPO]
-    done = client.run([*CLI, *words], token=None)
-    assert done.returncode == 0, done.stderr[-3000:]
-    with Image.open(client.folder / "colour.png") as image, Image.open(EXAMPLES[0]) as grey:
-        assert image.size == grey.size and image.mode == "RGB"
-
-
 # One process for all refusals: importing torch takes longer than they do. HF_TOKEN is read at every call.
 REFUSALS = """
 import json, os, sys
@@ -198,7 +190,9 @@ def refusals(hub: LocalHub, client: Client, checkpoint: Path, pushed: dict[str, 
     unfilled = client.folder / "unfilled.md"
     unfilled.write_text("# {{ repo_id }}\n@@RESULTS@@")
     push, colorize = ["push", folder], ["colorize", photo, "-o", "x.png", "--checkpoint"]
+    public = ["colorize", photo, "-o", "public.png", "--checkpoint", REPO]
     cases: dict[str, tuple[str | None, list[str]]] = {
+        "public, nobody": (None, public),
         "no token": (None, [*push, "alice/new"]),
         "wrong token": ("hf_wrong", [*push, "alice/new"]),
         "reading token": (READER, [*push, "alice/new"]),
@@ -219,6 +213,12 @@ def refusals(hub: LocalHub, client: Client, checkpoint: Path, pushed: dict[str, 
     done = client.run([sys.executable, "-c", REFUSALS, json.dumps(list(cases.values()))])
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(zip(cases, json.loads(done.stdout.splitlines()[-1]), strict=True))
+
+
+def test_the_command_takes_a_public_repository_as_checkpoint(client: Client, refusals: dict[str, list]) -> None:
+    assert refusals["public, nobody"][0] == 0, refusals["public, nobody"]
+    with Image.open(client.folder / "public.png") as image, Image.open(EXAMPLES[0]) as grey:
+        assert image.size == grey.size and image.mode == "RGB"
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_interrupted_upload_changes_nothing_and_can_be_repeated(
         words, env=environment, cwd=client.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
-        assert hub.uploading.wait(60), "the upload never began"
+        assert hub.uploading.wait(240), "the upload never began"
         process.send_signal(signal.SIGINT)
     finally:
         hub.hold_uploads.set()
