@@ -311,6 +311,29 @@ def test_a_taken_port_is_explained(page_url: str, checkpoint: Path) -> None:
 
 
 @pytest.mark.slow
+def test_space_entry_serves_the_page(tmp_path: Path) -> None:
+    """``python app.py`` as a Space runs it: the port comes from gradio's own variable."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path), "GRADIO_SERVER_PORT": port}
+    server = subprocess.Popen([sys.executable, ROOT / "app.py"], env={**environment, "PYTHONPATH": str(ROOT)})
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as answer:
+                    assert b"COLORIZED" in answer.read()
+                break
+            except urllib.error.URLError:
+                assert server.poll() is None and time.monotonic() < deadline
+                time.sleep(0.5)
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.mark.slow
 def test_jobs_wait_in_line_and_a_full_line_is_explained(browser: "playwright.Browser", tmp_path: Path) -> None:
     """The shipped checkpoint at many steps, so that jobs last; one runs, one waits, the third is sent away."""
     with running_page(tmp_path, "--queue", "1") as url:
