@@ -241,7 +241,7 @@ def push(
     _quieten_libraries()
     try:
         hub.check_repo_id(repo_id)
-        photos = find_photos(photo) if photo else []
+        photos = photo or []
         with tempfile.TemporaryDirectory(prefix="colorized-push-") as name:
             folder = Path(name)
             picture = None if photos else hub.training_picture(checkpoint)

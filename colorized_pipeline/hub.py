@@ -25,10 +25,11 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
-from PIL import Image
+from PIL import Image, ImageOps
 
 from . import REPOSITORY
 from . import pipeline as pipeline_module
+from .color import lightness_to_gray, rgb_to_lab
 from .pipeline import CODE_FILES, ColorizationPipeline
 from .training import list_checkpoints
 
@@ -242,11 +243,13 @@ def sample_picture(
     """One row a photo: grey, then a colorization for each seed, nothing picked."""
     rows = []
     for photo in photos:
-        with Image.open(photo) as opened:
-            grey = opened.convert("L")
-        grey.thumbnail((4 * _PICTURE_HEIGHT, _PICTURE_HEIGHT))
-        results = [pipe(grey, generator=torch.Generator().manual_seed(seed)).images[0] for seed in seeds]
-        rows.append([np.asarray(grey.convert("RGB")), *map(np.asarray, results)])
+        small = _shrunk(photo)
+        results = [pipe(small, generator=torch.Generator().manual_seed(seed)).images[0] for seed in seeds]
+        for result in results:
+            result.thumbnail((4 * _PICTURE_HEIGHT, _PICTURE_HEIGHT))
+        rgb = torch.from_numpy(np.array(results[0])).movedim(-1, 0) / 255
+        gray = (lightness_to_gray(rgb_to_lab(rgb)[:1]) * 255).round().to(torch.uint8)  # [1, H, W]
+        rows.append([gray.movedim(0, -1).expand(-1, -1, 3).numpy(), *map(np.asarray, results)])
     width = max(sum(tile.shape[1] + _PICTURE_GAP for tile in row) for row in rows) - _PICTURE_GAP
     height = sum(row[0].shape[0] + _PICTURE_GAP for row in rows) - _PICTURE_GAP
     sheet = np.full((height, width, 3), 255, np.uint8)
@@ -321,6 +324,16 @@ class BackgroundPush:
                 logger.warning("not pushed (%s), the training goes on: %s", message, error)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _shrunk(photo: Path) -> Image.Image | Path:
+    """An 8-bit photo at the picture's size, to save time; others as they are, for the pipeline to read."""
+    with Image.open(photo) as opened:
+        if opened.mode not in ("L", "RGB"):
+            return photo
+        small = ImageOps.exif_transpose(opened)
+    small.thumbnail((8 * _PICTURE_HEIGHT, _PICTURE_HEIGHT), Image.Resampling.LANCZOS)
+    return small
 
 
 def _run_folder(folder: Path) -> Path | None:

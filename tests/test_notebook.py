@@ -45,6 +45,7 @@ def test_runs_offline_from_top_to_bottom(executed: tuple[nbformat.NotebookNode, 
     ]
     with Image.open(folder / "camera-colour.png") as image:
         assert image.size == (512, 512) and image.mode == "RGB"
+        assert "invented by COLORIZED" in image.info["Description"]
 
 
 def test_no_package_is_installed_where_it_is_there(executed: tuple[nbformat.NotebookNode, Path]) -> None:
