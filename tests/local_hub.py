@@ -47,7 +47,7 @@ class LocalHub:
     dropped_uploads: int = 0  # so many uploads are cut off in the middle
     hold_uploads: threading.Event | None = None  # uploads wait for this
     uploading: threading.Event = field(default_factory=threading.Event)  # an upload has begun
-    commit_status: int = 200  # anything else refuses commits
+    refused_commits: int = 0  # so many commits are answered by an error
 
     def environment(self, *, token: str | None, home: object) -> dict[str, str]:
         """Variables that make a client in a fresh process use this Hub; ``home`` is its cache."""
@@ -214,8 +214,9 @@ class _Handler(BaseHTTPRequestHandler):
         repo = self.writable(name)
         if repo is None:
             return None
-        if self.hub.commit_status != 200:
-            return self.refuse(self.hub.commit_status, message="the server is being mended")
+        if self.hub.refused_commits:
+            self.hub.refused_commits -= 1
+            return self.refuse(400, message="the server is being mended")
         files = dict(repo.files)
         for line in lines:
             value = line["value"]

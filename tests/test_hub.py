@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from test_train_script import ROOT, command
 
+import train_colorization
 from colorized_pipeline import EXAMPLES
 
 REPO = "alice/old-town"
@@ -69,6 +70,7 @@ def client(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Client:
 
 @pytest.fixture(scope="module")
 def pushed(hub: LocalHub, client: Client, checkpoint: Path) -> dict[str, bytes]:
+    hub.dropped_uploads = 1  # the client tries again by itself
     done = client.run([*CLI, "push", str(checkpoint), REPO])
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"{hub.url}/{REPO}/commit/" in done.stdout
@@ -84,7 +86,8 @@ def test_push_uploads_the_pipeline_its_code_card_and_picture(pushed: dict[str, b
         assert pushed[name] == (ROOT / "colorized_pipeline" / name).read_bytes(), name
 
 
-def test_push_is_one_commit(hub: LocalHub, pushed: dict[str, bytes]) -> None:
+def test_push_is_one_commit_even_over_a_dropped_connection(hub: LocalHub, pushed: dict[str, bytes]) -> None:
+    assert hub.dropped_uploads == 0
     assert len(hub.repos[REPO].commits) == 2 and hub.repos[REPO].commits[0] == {}
     assert not hub.repos[REPO].private
 
@@ -189,6 +192,8 @@ def refusals(hub: LocalHub, client: Client, checkpoint: Path, pushed: dict[str, 
     folder, photo = str(checkpoint), str(EXAMPLES[0])
     unfilled = client.folder / "unfilled.md"
     unfilled.write_text("# {{ repo_id }}\n@@RESULTS@@")
+    by_hand = client.folder / "by-hand.md"
+    by_hand.write_text("# {{ repo_id }}, by hand")
     push, colorize = ["push", folder], ["colorize", photo, "-o", "x.png", "--checkpoint"]
     public = ["colorize", photo, "-o", "public.png", "--checkpoint", REPO]
     cases: dict[str, tuple[str | None, list[str]]] = {
@@ -204,6 +209,7 @@ def refusals(hub: LocalHub, client: Client, checkpoint: Path, pushed: dict[str, 
         "no pipeline": (OWNER, ["push", str(checkpoint.parent), "alice/new"]),
         "card to fill": (OWNER, [*push, "alice/new", "--card", str(unfilled)]),
         "private": (OWNER, [*push, "alice/secret", "--private"]),
+        "private, again": (OWNER, [*push, "alice/secret", "--overwrite", "--card", str(by_hand), "--photo", photo]),
         "private, nobody": (None, [*colorize, "alice/secret"]),
         "private, another": (STRANGER, [*colorize, "alice/secret"]),
         "nowhere": (OWNER, [*colorize, "alice/nowhere"]),
@@ -256,16 +262,12 @@ def test_private_repository_is_for_its_owner(hub: LocalHub, refusals: dict[str, 
     assert refusals["private, its owner"][0] == 0, refusals["private, its owner"]
 
 
-def test_a_dropped_connection_is_tried_again(hub: LocalHub, client: Client, checkpoint: Path) -> None:
-    hub.blobs.clear()
-    hub.dropped_uploads = 1
-    card = client.folder / "card.md"
-    card.write_text("# {{ repo_id }}, by hand")
-    words = [str(checkpoint), REPO, "--overwrite", "--card", str(card), "--photo", str(EXAMPLES[0])]
-    done = client.run([*CLI, "push", *words])
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert hub.dropped_uploads == 0
-    assert hub.repos[REPO].files["README.md"] == f"# {REPO}, by hand".encode()
+def test_overwriting_adds_a_commit_and_keeps_the_history(hub: LocalHub, refusals: dict[str, list]) -> None:
+    assert refusals["private, again"][0] == 0, refusals["private, again"]
+    secret = hub.repos["alice/secret"]
+    assert len(secret.commits) == 3 and "alice/secret" in secret.commits[1]["README.md"].decode()
+    assert secret.files["README.md"] == b"# alice/secret, by hand"
+    assert set(secret.commits[1]) == set(secret.files)
 
 
 def test_interrupted_upload_changes_nothing_and_can_be_repeated(
@@ -296,13 +298,17 @@ def test_interrupted_upload_changes_nothing_and_can_be_repeated(
     assert len(hub.uploads) == len(set(hub.uploads)), "a file that had arrived was sent again"
 
 
-def test_training_pushes_in_the_background(hub: LocalHub, client: Client, tmp_path: Path) -> None:
+def test_training_pushes_in_the_background_and_outlives_a_failed_push(
+    hub: LocalHub, client: Client, tmp_path: Path
+) -> None:
     photos = make_folder(tmp_path / "photos", 14)
+    hub.refused_commits = 1
     run = command(photos, tmp_path / "run", hub_model_id="alice/trained", sample_steps=3)
-    done = client.run([*run, "--push_to_hub"])
+    done = client.run([*run, "--push_to_hub", "--hub_private_repo"])
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("the training goes on: the Hub answered 400") == 1 and hub.refused_commits == 0
     repo = hub.repos["alice/trained"]
-    assert repo.messages[-1] == "Step 6 of 6, 24 photos seen"
+    assert repo.private and repo.messages == ["Step 6 of 6, 24 photos seen"]
     assert {"pipeline.py", "color.py", "samples.jpg", "unet/config.json"} < set(repo.files)
     card = repo.files["README.md"].decode()
     assert "| optimizer steps | 6 |" in card and "| photos seen | 24 |" in card and str(tmp_path) not in card
@@ -317,17 +323,12 @@ def test_training_pushes_in_the_background(hub: LocalHub, client: Client, tmp_pa
     assert not (tmp_path / "other").exists()
 
 
-def test_training_outlives_failed_pushes(hub: LocalHub, client: Client, tmp_path: Path) -> None:
-    hub.commit_status = 400
-    try:
-        run = command(make_folder(tmp_path / "photos", 14), tmp_path / "run", hub_model_id="alice/unlucky")
-        done = client.run([*run, "--push_to_hub", "--hub_private_repo"])
-    finally:
-        hub.commit_status = 200
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stderr.count("the training goes on: the Hub answered 400") in (1, 2)
-    assert (tmp_path / "run" / "model_index.json").is_file()
-    assert hub.repos["alice/unlucky"].private and hub.repos["alice/unlucky"].files == {}
+def test_training_flags_for_the_hub_belong_together() -> None:
+    for flags in (["--push_to_hub"], ["--hub_model_id", "a/b"], ["--hub_private_repo"]):
+        with pytest.raises(SystemExit):
+            train_colorization.parse_args(["--train_data", "photos", *flags])
+    with pytest.raises(SystemExit):
+        train_colorization.parse_args(["--train_data", "photos", "--push_to_hub", "--hub_model_id", "no-namespace"])
 
 
 @pytest.mark.slow
