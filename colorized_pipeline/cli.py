@@ -1,5 +1,8 @@
 """The ``colorized`` command."""
 
+import os
+import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -280,21 +283,25 @@ def serve_page(
 
     Needs `pip install 'colorized[app]'`. Nothing leaves this machine.
     """
-    try:
-        from .app import Limits, build_page, serve
-    except ImportError as error:
-        typer.echo(f"Error: {error}; the page needs: pip install 'colorized[app]'", err=True)
-        raise typer.Exit(2) from None
-    limits = Limits(megapixels=max_megapixels, file_megabytes=max_file_mb, batch_photos=max_photos, queue=queue)
-    try:
-        page = build_page(_load_pipeline(checkpoint, device), limits)
-    except (OSError, ValueError, RuntimeError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(2) from None
-    try:
-        url = serve(page, limits, server_name=host, server_port=port, inbrowser=browser, prevent_thread_lock=True)
-    except OSError:
-        typer.echo(f"Error: can't listen on {host}, port {port}: it is taken or not allowed; try --port", err=True)
-        raise typer.Exit(2) from None
-    typer.echo(f"COLORIZED is at {url} until you press Ctrl-C")
-    page.block_thread()
+    with tempfile.TemporaryDirectory(prefix="colorized-app-") as folder:
+        # What visitors send and get lies in here, so that nothing of it is left when the page stops, however it stops
+        tempfile.tempdir = os.environ["GRADIO_TEMP_DIR"] = folder
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        try:
+            from .app import Limits, build_page, serve
+        except ImportError as error:
+            typer.echo(f"Error: {error}; the page needs: pip install 'colorized[app]'", err=True)
+            raise typer.Exit(2) from None
+        limits = Limits(megapixels=max_megapixels, file_megabytes=max_file_mb, batch_photos=max_photos, queue=queue)
+        try:
+            page = build_page(_load_pipeline(checkpoint, device), limits)
+        except (OSError, ValueError, RuntimeError) as error:
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(2) from None
+        try:
+            url = serve(page, limits, server_name=host, server_port=port, inbrowser=browser, prevent_thread_lock=True)
+        except OSError:
+            typer.echo(f"Error: can't listen on {host}, port {port}: it is taken or not allowed; try --port", err=True)
+            raise typer.Exit(2) from None
+        typer.echo(f"COLORIZED is at {url} until you press Ctrl-C")
+        page.block_thread()

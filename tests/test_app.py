@@ -60,6 +60,7 @@ def running_page(folder: Path, *options: str) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(20)
+    assert not list(folder.glob("colorized-app-*")), "visitors' files are left behind"
 
 
 @pytest.fixture(scope="module")
@@ -304,10 +305,18 @@ def test_server_gives_no_files_and_no_programming_interface(page_url: str) -> No
         assert json.load(answer)["named_endpoints"] == {}
 
 
-def test_a_taken_port_is_explained(page_url: str, checkpoint: Path) -> None:
+def test_what_keeps_the_page_from_starting_is_explained(page_url: str, checkpoint: Path, tmp_path: Path) -> None:
     port = page_url.rstrip("/").rsplit(":", 1)[1]
-    result = CliRunner().invoke(command_line, ["app", "--port", port, "--checkpoint", str(checkpoint)])
-    assert result.exit_code == 2 and f"port {port}: it is taken" in result.stderr and "Traceback" not in result.output
+    for program, message in (
+        ("", f"port {port}: it is taken"),
+        ("import sys; sys.modules['gradio'] = None; ", "the page needs: pip install 'colorized[app]'"),
+    ):
+        words = [sys.executable, "-c", f"{program}from colorized_pipeline.cli import main; main()", "app"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
+        words += ["--port", port, "--checkpoint", str(checkpoint)]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("colorized-app-*"))
 
 
 @pytest.mark.slow
