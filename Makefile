@@ -26,9 +26,10 @@ format:
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-figures:  ## the pictures of README and theory, from the shipped checkpoint; PHOTOS=... gives photos for the curves
+figures:  ## the pictures of README and theory; PHOTOS=... gives photos for the curves; needs Debian's chromium
 	$(PYTHON) scripts/make_figures.py
 	$(PYTHON) scripts/make_theory_figures.py $(if $(PHOTOS),--photos $(PHOTOS))
+	$(PYTHON) scripts/screenshot_app.py
 
 wheel:
 	$(PYTHON) -m pip wheel --no-deps -w dist .

@@ -40,6 +40,7 @@ from colorized_pipeline.data import (
     open_hub_source,
     open_source,
 )
+from colorized_pipeline.hub import BackgroundPush, PushError, check_repo_id, open_repo
 from colorized_pipeline.pipeline import ColorizationPipeline, condition_channels
 from colorized_pipeline.training import (
     PRESETS,
@@ -60,6 +61,7 @@ logger = logging.getLogger("train_colorization")
 # Streams of random numbers, kept apart by the second part of each seed.
 _NOISE, _VALIDATION, _SAMPLES, _SPLIT = 1, 2, 3, 4
 _SAMPLE_STEPS = 25
+_STOPPED_PUSH_SECONDS = 20.0  # a run that was told to stop waits so long for its last upload
 _MAX_CHROMA = 110.0  # no colour in sRGB is further from grey along a* or b*
 
 # Flags that must not change when a run is resumed: with another value it would not be the same run.
@@ -146,6 +148,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     output.add_argument("--resume_from_checkpoint", help="'latest' or a checkpoint folder")
     output.add_argument("--validation_steps", type=int, default=500, help="steps between validation losses")
     output.add_argument("--sample_steps", type=int, default=1000, help="steps between contact sheets; 0: none")
+    output.add_argument(
+        "--push_to_hub", action="store_true",
+        help="upload every checkpoint's pipeline, with its card and newest contact sheet, beside the training",
+    )  # fmt: skip
+    output.add_argument(
+        "--hub_model_id", help="repository to push to: user/name; log in by `hf auth login` or HF_TOKEN"
+    )
+    output.add_argument("--hub_private_repo", action="store_true", help="make that repository for its owner only")
     output.add_argument("--report_to", default="tensorboard", choices=["tensorboard", "none"], help="tracker")
 
     args = parser.parse_args(argv)
@@ -184,6 +194,10 @@ def check_args(args: argparse.Namespace) -> None:
         )
     if args.init_from and args.image_encoder:
         raise ValueError("--init_from brings its own image encoder; leave --image_encoder out")
+    if args.push_to_hub != bool(args.hub_model_id) or (args.hub_private_repo and not args.push_to_hub):
+        raise ValueError("--push_to_hub needs --hub_model_id user/name, and the --hub_... flags need --push_to_hub")
+    if args.hub_model_id:
+        check_repo_id(args.hub_model_id)
     if args.lr_decay_steps + args.lr_warmup_steps > args.max_train_steps:
         raise ValueError(
             f"--lr_warmup_steps {args.lr_warmup_steps} and --lr_decay_steps {args.lr_decay_steps} don't fit into "
@@ -396,7 +410,8 @@ def contact_sheet(pipe: ColorizationPipeline, dataset: ColorizationDataset, *, p
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("accelerate").setLevel(logging.WARNING)
+    for library in ("accelerate", "httpx", "httpx2"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     started = time.monotonic()
 
     # 1. Devices, processes, precision
@@ -414,6 +429,9 @@ def main(argv: list[str] | None = None) -> int:
     checkpoint = find_checkpoint(output_dir, args.resume_from_checkpoint) if args.resume_from_checkpoint else None
     state: dict[str, Any] = json.loads((checkpoint / "training_state.json").read_text()) if checkpoint else {"step": 0}
     refuse_overwriting(output_dir, run, state, resuming=args.resume_from_checkpoint is not None)
+    background: BackgroundPush | None = None
+    if args.push_to_hub and accelerator.is_main_process:
+        background = open_background_push(args, output_dir)
 
     # 2. Model, then photos: a wrong flag shows before the long reading
     set_seed(args.seed)
@@ -474,6 +492,9 @@ def main(argv: list[str] | None = None) -> int:
     def save() -> None:
         saved = {**run, **state, "step": step, "photos_seen": step * photos_a_step}
         save_checkpoint(accelerator, output_dir, saved, limit=args.checkpoints_total_limit)
+        if background:
+            with ema_weights(ema, bare_unet):
+                background.push(pipe, f"Step {step} of {args.max_train_steps}, {step * photos_a_step} photos seen")
 
     def validate() -> None:
         with ema_weights(ema, bare_unet):
@@ -570,7 +591,23 @@ def main(argv: list[str] | None = None) -> int:
         with ema_weights(ema, bare_unet):
             pipe.save_pretrained(output_dir)
         logger.info("step %d of %d; the pipeline is in %s", step, args.max_train_steps, output_dir)
+    if background:
+        background.finish(_STOPPED_PUSH_SECONDS if stop_signals else None)
     return 128 + stop_signals[0] if stop_signals else 0
+
+
+def open_background_push(args: argparse.Namespace, output_dir: Path) -> BackgroundPush:
+    """The repository, made or found before hours of training. Raises ``SystemExit`` if it can't be written to."""
+    advice = "choose another --hub_model_id, or go on with the run that made them by --resume_from_checkpoint latest"
+    try:
+        open_repo(
+            args.hub_model_id,
+            private=args.hub_private_repo,
+            advice_if_used=None if args.resume_from_checkpoint else advice,
+        )
+    except PushError as error:
+        raise SystemExit(f"--push_to_hub: {error}") from None
+    return BackgroundPush(args.hub_model_id, output_dir)
 
 
 def any_process(accelerator: Accelerator, flag: bool) -> bool:

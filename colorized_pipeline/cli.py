@@ -1,5 +1,9 @@
 """The ``colorized`` command."""
 
+import os
+import signal
+import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +15,7 @@ from tqdm.auto import tqdm
 
 from . import DEFAULT_CHECKPOINT, ColorizationPipeline, __version__
 from .files import find_photos, plan_outputs, refuse_output, save_photo
+from .hub import loading_reason
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Plausible colours for grey photographs.")
 
@@ -181,25 +186,122 @@ def _stderr() -> object:
 
 def _load_pipeline(checkpoint: str | None, device: str | None) -> ColorizationPipeline:
     """The pipeline on its device. Raises ``OSError``, ``ValueError`` or ``RuntimeError`` with a message for users."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for logging in (diffusers_logging, transformers_logging):
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+    _quieten_libraries()
     source = checkpoint or str(DEFAULT_CHECKPOINT)
     chosen = device or _best_device()
     try:
         pipe = ColorizationPipeline.from_pretrained(source)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"checkpoint {source} can't be loaded: {error}") from error
+        raise ValueError(f"checkpoint {source} can't be loaded: {loading_reason(error, source)}") from error
     try:
         return pipe.to(chosen)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ValueError(f"device {chosen!r} can't be used here ({error}); try --device cpu") from error
 
 
+def _quieten_libraries() -> None:
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for logging in (diffusers_logging, transformers_logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+
 def _best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+@app.command()
+def push(
+    checkpoint: Annotated[Path, typer.Argument(help="Pipeline folder, e.g. runs/mine/best.", show_default=False)],
+    repo_id: Annotated[str, typer.Argument(help="Repository on the Hub: user/name.", show_default=False)],
+    card: Annotated[
+        Path | None,
+        typer.Option(help="Model card, with {{ repo_id }} for the repository's name; made from the run if not given."),
+    ] = None,
+    photo: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Photo for the sample picture; may be repeated. Default: the run's newest contact sheet, or "
+            "the package's example photos."
+        ),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository for its owner only.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Add to a repository that has files; its history keeps them.")
+    ] = False,
+    message: Annotated[str, typer.Option(help="Of the commit.")] = "Upload colorization pipeline",
+) -> None:
+    """Publish a checkpoint on the Hugging Face Hub: weights, code, model card and a sample picture, in one commit.
+
+    Log in first: `hf auth login`, or set HF_TOKEN. Three ways load it then; the card shows them.
+    """
+    from . import EXAMPLES, hub
+
+    _quieten_libraries()
+    try:
+        hub.check_repo_id(repo_id)
+        photos = photo or []
+        with tempfile.TemporaryDirectory(prefix="colorized-push-") as name:
+            folder = Path(name)
+            picture = None if photos else hub.training_picture(checkpoint)
+            caption = hub.SHEET_CAPTION if picture else hub.SEEDS_CAPTION
+            facts = hub.training_facts(checkpoint)
+            pipe = hub.stage(checkpoint, folder, repo_id=repo_id, caption=caption, card=card, training=facts)
+            advice = "add --overwrite to put this pipeline in their place, or choose another name"
+            hub.open_repo(repo_id, private=private, advice_if_used=None if overwrite else advice)
+            pipe.set_progress_bar_config(disable=True)
+            hub.add_picture(folder, picture or hub.sample_picture(pipe, photos or EXAMPLES))
+            url = hub.publish(folder, repo_id, message=message)
+    except (OSError, ValueError, RuntimeError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo(f"Stopped. {repo_id} is as it was before; the same command finishes the upload.", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(f"{checkpoint} is on the Hub: {url}")
+
+
+@app.command("app")
+def serve_page(
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+    browser: Annotated[bool, typer.Option("--browser", help="Open the page in a browser.")] = False,
+    max_megapixels: Annotated[float, typer.Option(min=0.01, help="Largest photo taken.")] = 40.0,
+    max_file_mb: Annotated[int, typer.Option(min=1, help="Largest file taken, megabytes.")] = 100,
+    max_photos: Annotated[int, typer.Option(min=1, help="Most photos in one batch.")] = 50,
+    queue: Annotated[int, typer.Option(min=1, help="Most jobs that wait; one runs at a time.")] = 20,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the fastest there is if not given.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Pipeline folder or Hub name; the one in the package if not given.")
+    ] = None,
+) -> None:
+    """Serve a web page: drop a photo, compare before and after, pick a variant, download; or many photos into a ZIP.
+
+    Needs `pip install 'colorized[app]'`. Nothing leaves this machine.
+    """
+    with tempfile.TemporaryDirectory(prefix="colorized-app-") as folder:
+        # What visitors send and get lies in here, so that nothing of it is left when the page stops, however it stops
+        tempfile.tempdir = os.environ["GRADIO_TEMP_DIR"] = folder
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        try:
+            from .app import Limits, build_page, serve
+        except ImportError as error:
+            typer.echo(f"Error: {error}; the page needs: pip install 'colorized[app]'", err=True)
+            raise typer.Exit(2) from None
+        limits = Limits(megapixels=max_megapixels, file_megabytes=max_file_mb, batch_photos=max_photos, queue=queue)
+        try:
+            page = build_page(_load_pipeline(checkpoint, device), limits)
+        except (OSError, ValueError, RuntimeError) as error:
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(2) from None
+        try:
+            url = serve(page, limits, server_name=host, server_port=port, inbrowser=browser, prevent_thread_lock=True)
+        except OSError:
+            typer.echo(f"Error: can't listen on {host}, port {port}: it is taken or not allowed; try --port", err=True)
+            raise typer.Exit(2) from None
+        typer.echo(f"COLORIZED is at {url} until you press Ctrl-C")
+        page.block_thread()

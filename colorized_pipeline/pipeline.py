@@ -36,6 +36,8 @@ from .color import (
 
 PhotoInput = str | Path | PIL.Image.Image | np.ndarray | torch.Tensor
 
+CODE_FILES = ("pipeline.py", "color.py")  # what travels with a checkpoint
+
 _LONGEST_OVER_WORKING_SIZE = 16  # a strip that is longer than this is scaled down to it and padded
 _ENCODER_STRIDE = 32  # ImageNet networks halve their input five times
 _STRIP_PIXELS = 2**20  # full-size conversion goes by strips of rows of about this many pixels
@@ -248,7 +250,7 @@ class ColorizationPipeline(DiffusionPipeline):
         """
         here = Path(__file__).parent
         Path(save_directory).mkdir(parents=True, exist_ok=True)
-        for name in ("pipeline.py", "color.py"):
+        for name in CODE_FILES:
             target = Path(save_directory) / name
             if target.resolve() != (here / name).resolve():
                 shutil.copyfile(here / name, target)

@@ -11,7 +11,7 @@ import torch
 from skimage import color as skimage_color
 from skimage import data as skimage_data
 
-from colorized_pipeline import DEFAULT_CHECKPOINT, load_default
+from colorized_pipeline import DEFAULT_CHECKPOINT, EXAMPLES, load_default
 
 ROOT = Path(__file__).parents[1]
 PARTS = (
@@ -39,7 +39,9 @@ def test_wheel_holds_code_checkpoint_and_command(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         entry_points = archive.read(next(n for n in names if n.endswith("entry_points.txt"))).decode()
-    for name in ("__init__.py", "cli.py", "pipeline.py", "color.py", *(f"checkpoint/{part}" for part in PARTS)):
+    others = ("model_card_template.md", "examples/README.md", *(f"examples/{file.name}" for file in EXAMPLES))
+    code = ("__init__.py", "cli.py", "pipeline.py", "color.py", "hub.py", "app.py")
+    for name in (*code, *others, *(f"checkpoint/{part}" for part in PARTS)):
         assert f"colorized_pipeline/{name}" in names
     assert "colorized = colorized_pipeline.cli:main" in entry_points
     assert not [n for n in names if n.startswith(("runs/", "tests/"))]

@@ -1,0 +1,364 @@
+"""The web page as visitors meet it: ``colorized app`` in a process of its own, Chromium, a tiny real checkpoint."""
+
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_pipeline
+from PIL import Image
+from skimage import color as skimage_color
+from test_train_script import ROOT
+from typer.testing import CliRunner
+
+from colorized_pipeline import EXAMPLES
+from colorized_pipeline.cli import app as command_line
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium")
+
+CAMERA, ROCKET = (next(file for file in EXAMPLES if file.stem == stem) for stem in ("camera", "rocket"))
+PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1200, "height": 900}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("app") / "checkpoint"
+    make_pipeline().save_pretrained(folder)
+    return folder
+
+
+@contextmanager
+def running_page(folder: Path, *options: str) -> Iterator[str]:
+    """``colorized app`` with these options in a process of its own, on a free port; gives the page's address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
+    words = [sys.executable, "-c", "from colorized_pipeline.cli import main; main()", "app", "--port", port]
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen([*words, *options], env=environment, stdout=log, stderr=log)
+    url, deadline = f"http://127.0.0.1:{port}/", time.monotonic() + 60
+    try:
+        while f"COLORIZED is at {url}" not in (folder / "log").read_text():
+            assert server.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.2)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(20)
+    assert not list(folder.glob("colorized-app-*")), "visitors' files are left behind"
+
+
+@pytest.fixture(scope="module")
+def page_url(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    limits = ("--max-megapixels", "0.5", "--max-photos", "4")
+    with running_page(tmp_path_factory.mktemp("server"), "--checkpoint", str(checkpoint), *limits) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["playwright.Browser"]:
+    with playwright.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+class Visitor:
+    """One browser session on the page."""
+
+    def __init__(self, browser: "playwright.Browser", url: str, *, size: dict[str, int] = DESKTOP) -> None:
+        self.context = browser.new_context(viewport=size, accept_downloads=True)
+        self.page = self.context.new_page()
+        self.foreign: list[str] = []
+        self.page.on("request", lambda request: self.note(request.url, url))
+        self.page.goto(url)
+        self.start = self.page.get_by_role("button", name="Colorize", exact=True)
+        self.start.wait_for()
+
+    def note(self, requested: str, url: str) -> None:
+        if not requested.startswith((url, "data:", "blob:")):
+            self.foreign.append(requested)
+
+    def give(self, file: Path) -> None:
+        self.page.locator("input[type=file]").first.set_input_files(file)
+
+    def give_and_see(self, file: Path) -> None:
+        self.give(file)
+        self.page.get_by_role("button", name="Remove Image").wait_for()
+        self.page.locator(".image-frame img").wait_for()
+
+    def colorize(self, *, last_seed: int = 2) -> None:
+        self.start.click()
+        self.page.get_by_text(f"seed {last_seed}", exact=True).wait_for(timeout=60_000)
+
+    def download(self, label: str) -> tuple[str, bytes]:
+        with self.page.expect_download() as waiting:
+            self.page.get_by_role("link", name=label).or_(self.page.get_by_role("button", name=label)).first.click()
+        return waiting.value.suggested_filename, Path(waiting.value.path()).read_bytes()
+
+    def message(self) -> str:
+        return self.page.get_by_test_id("toast-body").inner_text()
+
+
+@pytest.fixture
+def visitor(browser: "playwright.Browser", page_url: str) -> Iterator[Visitor]:
+    opened = Visitor(browser, page_url)
+    yield opened
+    opened.context.close()
+
+
+def pixels(data: bytes | Path) -> np.ndarray:
+    with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def from_the_command(photo: Path, seed: int, *, checkpoint: Path, folder: Path) -> np.ndarray:
+    target = folder / f"{photo.stem}-{seed}{photo.suffix}"
+    words = ["colorize", str(photo), "-o", str(target), "--seed", str(seed), "--checkpoint", str(checkpoint)]
+    assert CliRunner().invoke(command_line, words).exit_code == 0
+    return pixels(target)
+
+
+def test_upload_compare_choose_download(visitor: Visitor, checkpoint: Path, tmp_path: Path) -> None:
+    visitor.give_and_see(ROCKET)
+    visitor.colorize()
+    slider = visitor.page.get_by_test_id("imageslider").or_(visitor.page.locator(".slider-wrap, .image-container"))
+    assert slider.locator("img").count() >= 2
+
+    name, data = visitor.download("Download seed 0 at full size")
+    assert name == "rocket-colour-0.jpg"
+    assert np.array_equal(pixels(data), from_the_command(ROCKET, 0, checkpoint=checkpoint, folder=tmp_path))
+
+    visitor.page.get_by_text("seed 2", exact=True).click()
+    name, data = visitor.download("Download seed 2 at full size")
+    assert name == "rocket-colour-2.jpg"
+    assert np.array_equal(pixels(data), from_the_command(ROCKET, 2, checkpoint=checkpoint, folder=tmp_path))
+    assert visitor.foreign == []
+
+
+def test_slider_moves(visitor: Visitor) -> None:
+    visitor.give_and_see(CAMERA)
+    visitor.colorize()
+    handle = visitor.page.locator(".outer .inner, .icon-wrap").first
+    before = handle.bounding_box()
+    assert before is not None
+    middle = before["x"] + before["width"] / 2, before["y"] + before["height"] / 2
+    visitor.page.mouse.move(*middle)
+    visitor.page.mouse.down()
+    visitor.page.mouse.move(middle[0] - 100, middle[1], steps=5)
+    visitor.page.mouse.up()
+    after = handle.bounding_box()
+    assert after is not None and after["x"] < before["x"] - 50
+
+
+def test_settings_reach_the_pipeline(visitor: Visitor) -> None:
+    visitor.give_and_see(CAMERA)
+    visitor.page.get_by_label("Seed").first.fill("7")
+    visitor.page.get_by_label("number input for Intensity").first.fill("0")
+    visitor.page.get_by_label("number input for Variants").fill("1")
+    visitor.page.get_by_label("number input for Variants").press("Tab")
+    visitor.colorize(last_seed=7)
+    name, data = visitor.download("Download seed 7 at full size")
+    assert name == "camera-colour-7.jpg" and np.ptp(pixels(data).astype(int), axis=-1).max() <= 2
+
+
+def test_sixteen_bit_tiff_is_shown_and_stays_a_tiff(visitor: Visitor, tmp_path: Path) -> None:
+    ramp = np.tile(np.linspace(0, 65535, 200).astype(np.uint16), (90, 1))
+    Image.fromarray(ramp).save(tmp_path / "scan.tif")
+    visitor.give_and_see(tmp_path / "scan.tif")
+    visitor.page.wait_for_function(
+        "() => { const i = document.querySelector('.image-frame img'); return i && i.naturalWidth === 200 }"
+    )
+    visitor.colorize()
+    name, data = visitor.download("Download seed 0 at full size")
+    with Image.open(io.BytesIO(data)) as image:
+        assert (name, image.format, image.size) == ("scan-colour-0.tif", "TIFF", (200, 90))
+    lightness = skimage_color.rgb2lab(pixels(data))[..., 0].mean(axis=0)
+    assert (np.diff(lightness[::10]) > 1).all()  # a ramp, not clipped at 8 bits
+
+
+def test_bad_files_get_the_message_of_the_command_line(visitor: Visitor, tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"not a photo")
+    visitor.give(tmp_path / "bad.jpg")
+    visitor.page.get_by_text("can't be read as a photo").wait_for()
+    message = visitor.message()
+    assert "bad.jpg: can't be read as a photo" in message and "/" not in message
+    visitor.page.locator(".image-frame img").wait_for(state="detached")
+
+
+def test_no_photo_at_all_is_explained(visitor: Visitor) -> None:
+    visitor.start.click()
+    visitor.page.get_by_text("Give a photo first").wait_for()
+
+
+def test_photos_over_the_limit_are_refused(visitor: Visitor, tmp_path: Path) -> None:
+    Image.new("L", (1000, 600), 99).save(tmp_path / "large.png")
+    visitor.give(tmp_path / "large.png")
+    visitor.page.get_by_text("large.png: 1000 x 600 pixels are over this page's limit of 0.5 megapixels").wait_for()
+
+
+def test_an_example_and_a_pasted_photo(visitor: Visitor, page_url: str) -> None:
+    visitor.page.get_by_text("Example photos").wait_for()
+    visitor.page.locator(".gallery-item img, .gallery button img").first.click()
+    visitor.page.locator(".image-frame img").wait_for()
+    visitor.colorize()
+    name, _ = visitor.download("Download seed 0 at full size")
+    assert name == f"{EXAMPLES[0].stem}-colour-0.jpg"
+
+    visitor.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=page_url.rstrip("/"))
+    visitor.page.get_by_role("button", name="Remove Image").click()
+    visitor.page.evaluate(
+        """async () => {
+            const canvas = new OffscreenCanvas(120, 80), context = canvas.getContext("2d");
+            context.fillStyle = "#777";
+            context.fillRect(0, 0, 60, 80);
+            const image = await canvas.convertToBlob({type: "image/png"});
+            await navigator.clipboard.write([new ClipboardItem({"image/png": image})]);
+        }"""
+    )
+    visitor.page.get_by_role("button", name="Paste from clipboard").or_(
+        visitor.page.get_by_label("clipboard-sources")
+    ).first.click()
+    visitor.page.wait_for_function(
+        "() => { const i = document.querySelector('.image-frame img'); return i && i.naturalWidth === 120 }"
+    )
+
+
+def test_two_visitors_at_once_see_only_their_own(browser: "playwright.Browser", page_url: str) -> None:
+    visitors = [Visitor(browser, page_url) for _ in range(2)]
+    photos = (ROCKET, CAMERA)
+    for visitor, photo in zip(visitors, photos, strict=True):
+        visitor.give_and_see(photo)
+    for visitor in visitors:
+        visitor.start.click()
+    for visitor, photo in zip(visitors, photos, strict=True):
+        visitor.page.get_by_text("seed 2", exact=True).wait_for(timeout=60_000)
+        name, data = visitor.download("Download seed 0 at full size")
+        assert name == f"{photo.stem}-colour-0.jpg"
+        gray = skimage_color.rgb2lab(pixels(photo))[..., 0]
+        assert np.abs(skimage_color.rgb2lab(pixels(data))[..., 0] - gray).mean() < 1
+        images = visitor.page.locator(".image-frame img, .slider-wrap img, .thumbnail-item img")
+        shape = "async i => { await i.decode(); return i.naturalWidth / i.naturalHeight }"
+        sizes = {image.evaluate(shape) for image in images.all()}
+        width, height = Image.open(photo).size
+        assert all(abs(size - width / height) < 0.02 for size in sizes), sizes
+    third = Visitor(browser, page_url)
+    assert third.page.locator(".thumbnail-item").count() == 0
+    for visitor in (*visitors, third):
+        visitor.context.close()
+
+
+def test_many_photos_into_a_zip(visitor: Visitor, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"not a photo")
+    (tmp_path / "twin").mkdir()
+    shutil.copy(CAMERA, tmp_path / "twin" / "rocket.jpg")
+    visitor.page.get_by_role("tab", name="Many photos").click()
+    start = visitor.page.get_by_role("button", name="Colorize all")
+    start.wait_for()
+    files = [ROCKET, tmp_path / "bad.jpg", tmp_path / "twin" / "rocket.jpg"]
+    visitor.page.locator("input[type=file]").last.set_input_files(files)
+    visitor.page.get_by_text("bad.jpg").or_(visitor.page.get_by_text("bad")).first.wait_for()
+    start.click()
+    visitor.page.get_by_text("2 of 3 photos colorized").wait_for(timeout=60_000)
+    assert visitor.page.get_by_text("Error: bad.jpg: can't be read as a photo").count() == 1
+    name, data = visitor.download("Download ZIP")
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert archive.testzip() is None
+        assert (name, archive.namelist()) == ("colorized.zip", ["rocket.jpg", "rocket-2.jpg"])
+        first = pixels(archive.read("rocket.jpg"))
+    assert np.array_equal(first, from_the_command(ROCKET, 0, checkpoint=checkpoint, folder=tmp_path))
+
+
+def test_phone_width_has_nothing_beside_the_screen(browser: "playwright.Browser", page_url: str) -> None:
+    visitor = Visitor(browser, page_url, size=PHONE)
+    visitor.give_and_see(ROCKET)
+    visitor.colorize()
+    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    for label in ("Colorize", "Download seed 0 at full size"):
+        box = visitor.page.get_by_text(label, exact=True).bounding_box()
+        assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= PHONE["width"]
+    assert visitor.page.get_by_text("The colours are invented.").is_visible()
+    visitor.context.close()
+
+
+def test_server_gives_no_files_and_no_programming_interface(page_url: str) -> None:
+    for path in ("/etc/hostname", str(ROOT / "pyproject.toml")):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{page_url}gradio_api/file={path}")
+        assert refused.value.code in (403, 404)
+    with urllib.request.urlopen(f"{page_url}gradio_api/info") as answer:
+        assert json.load(answer)["named_endpoints"] == {}
+
+
+def test_what_keeps_the_page_from_starting_is_explained(page_url: str, checkpoint: Path, tmp_path: Path) -> None:
+    port = page_url.rstrip("/").rsplit(":", 1)[1]
+    for program, message in (
+        ("", f"port {port}: it is taken"),
+        ("import sys; sys.modules['gradio'] = None; ", "the page needs: pip install 'colorized[app]'"),
+    ):
+        words = [sys.executable, "-c", f"{program}from colorized_pipeline.cli import main; main()", "app"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
+        words += ["--port", port, "--checkpoint", str(checkpoint)]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("colorized-app-*"))
+
+
+@pytest.mark.slow
+def test_space_entry_serves_the_page(tmp_path: Path) -> None:
+    """``python app.py`` as a Space runs it: the port comes from gradio's own variable."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path), "GRADIO_SERVER_PORT": port}
+    server = subprocess.Popen([sys.executable, ROOT / "app.py"], env={**environment, "PYTHONPATH": str(ROOT)})
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as answer:
+                    assert b"COLORIZED" in answer.read()
+                break
+            except urllib.error.URLError:
+                assert server.poll() is None and time.monotonic() < deadline
+                time.sleep(0.5)
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.mark.slow
+def test_jobs_wait_in_line_and_a_full_line_is_explained(browser: "playwright.Browser", tmp_path: Path) -> None:
+    """The shipped checkpoint at many steps, so that jobs last; one runs, one waits, the third is sent away."""
+    with running_page(tmp_path, "--queue", "1") as url:
+        visitors = [Visitor(browser, url) for _ in range(3)]
+        for visitor in visitors:
+            visitor.give_and_see(CAMERA)
+            visitor.page.get_by_label("number input for Steps").first.fill("100")
+            visitor.page.get_by_label("number input for Steps").first.press("Tab")
+        first, second, third = visitors
+        first.start.click()
+        first.page.get_by_text("variant 1 of 3").wait_for()
+        second.start.click()
+        second.page.get_by_text("queue: 1/1").wait_for()
+        third.start.click()
+        third.page.get_by_text("This application is currently busy").wait_for()
+        for visitor in (first, second):
+            visitor.page.get_by_text("seed 2", exact=True).wait_for(timeout=120_000)
+            visitor.context.close()
+        third.context.close()
