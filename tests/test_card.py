@@ -28,7 +28,11 @@ def test_documents_show_the_report(name: str) -> None:
 
 def test_card_metadata() -> None:
     data = ModelCard.load(ROOT / "model_card.md").data.to_dict()
-    assert (data["license"], data["library_name"], data["pipeline_tag"]) == ("apache-2.0", "diffusers", "image-to-image")
+    assert (data["license"], data["library_name"], data["pipeline_tag"]) == (
+        "apache-2.0",
+        "diffusers",
+        "image-to-image",
+    )
     results = {result["metrics"][0]["type"]: result for result in data["model-index"][0]["results"]}
     measured = FIGURES["rows"]["COLORIZED"]
     assert results.keys() >= {"fd_lite0", "closed"}
