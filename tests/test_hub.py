@@ -279,8 +279,15 @@ def test_interrupted_upload_changes_nothing_and_can_be_repeated(
     hub.hold_uploads = threading.Event()
     words = [*CLI, "push", str(checkpoint), "alice/cut-off"]
     environment = client.environment(OWNER)
+    # Where the tests run in the background of a shell, Ctrl-C is ignored, by what they start too
+    listening = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {CLI[2]}"
     process = subprocess.Popen(
-        words, env=environment, cwd=client.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*CLI[:2], listening, *words[3:]],
+        env=environment,
+        cwd=client.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         assert hub.uploading.wait(240), "the upload never began"
