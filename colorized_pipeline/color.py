@@ -85,6 +85,13 @@ def gray_to_lightness(gray: torch.Tensor) -> torch.Tensor:
     return 116 * f - 16
 
 
+def rgb_to_gray(rgb: torch.Tensor) -> torch.Tensor:
+    """sRGB ``[..., 3, H, W]`` to the sRGB value ``[..., 1, H, W]`` of the neutral grey of the same L*, in [0, 1]."""
+    _check_channels("rgb", rgb)
+    luminance = _mix_channels(_matrix(_XYZ_FROM_RGB[1:2], rgb), srgb_to_linear(rgb))
+    return linear_to_srgb(luminance).clamp(0.0, 1.0)
+
+
 def fit_gamut(lab: torch.Tensor) -> torch.Tensor:
     """Bring CIELAB ``[..., 3, H, W]`` inside sRGB by reducing chroma; L* and hue angle don't change.
 
