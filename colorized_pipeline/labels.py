@@ -125,7 +125,7 @@ def build_xmp(label: Label, *, xmp: bytes | None = None, iptc: bytes | None = No
         "Iptc4xmpExt:AISystemUsed": "COLORIZED",
         "Iptc4xmpExt:AISystemVersionUsed": __version__,
         "xmp:CreatorTool": CREATOR_TOOL,
-        "xmpMM:DocumentID": f"uuid:{uuid.uuid5(uuid.NAMESPACE_URL, identity)}",
+        "xmpMM:DocumentID": f"uuid:{uuid.uuid5(uuid.NAMESPACE_URL, _printable(identity))}",
         "colorized:SourceSHA256": label.source_sha256,
         **{f"colorized:{name}": str(value) for name, value in label.settings.items()},
     }
