@@ -110,6 +110,7 @@ def plan_jobs(
         ValueError: if several photos are to go into one file.
     """
     photos = found.photos
+    _exists(output)
     if output.suffix.lower() in PHOTO_SUFFIXES and not output.is_dir():
         if len(photos) > 1 or inputs[0].is_dir():
             raise ValueError(f"{output} names one file, but there are {len(photos)} photos: give a folder")

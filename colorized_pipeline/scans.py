@@ -25,6 +25,7 @@ from .color import lightness_to_gray, rgb_to_gray
 DEFAULT_MAX_MEGAPIXELS = 300
 _STRIP_PIXELS = 2**18
 _UINT16_MAX = 65535
+_MOST_PAGES = 10_000
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim", b"heis")
 _ORIENTATION = 0x0112
@@ -33,7 +34,11 @@ _open_lock = threading.Lock()
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is said by our own error
 
 
-class TooLargeError(ValueError):
+class ScanError(ValueError):
+    """A file can be read but not colorized as it is; the message says why and what to do."""
+
+
+class TooLargeError(ScanError):
     """A scan has more pixels than the caller allows."""
 
 
@@ -87,7 +92,7 @@ class Scan:
             gray, orientation = _decode_tiff(self.file, index) if self.format == "TIFF" else _decode(self.file)
             upright = _turn(gray, orientation)
             if upright.shape != self.sizes[number]:
-                raise ValueError(f"decoded to {upright.shape}, not to the {self.sizes[number]} that its header says")
+                raise ScanError(f"decoded to {upright.shape}, not to the {self.sizes[number]} that its header says")
             return upright
 
 
@@ -110,7 +115,7 @@ def open_scan(
         if not file.is_file():
             raise FileNotFoundError("no such file" if not file.exists() else "not a regular file")
         if file.stat().st_size == 0:
-            raise OSError("the file is empty; scan or copy it again")
+            raise ScanError("the file is empty; copy or scan it again")
         sha256 = sha256 or hash_file(file)
         with file.open("rb") as stream:
             start = stream.read(32)
@@ -150,8 +155,8 @@ def _named(file: Path) -> Iterator[None]:
     """Every error of a decoder becomes one ``OSError`` or ``ValueError`` that names the file."""
     try:
         yield
-    except TooLargeError as error:
-        raise TooLargeError(f"{file}: {error}") from error
+    except ScanError as error:
+        raise type(error)(f"{file}: {error}") from error
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{file}: {error.strerror or error}") from error
     except PermissionError as error:
@@ -162,7 +167,10 @@ def _named(file: Path) -> Iterator[None]:
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
             reason = "not a photo in any known format"
-        raise OSError(f"{file}: can't be read as a photo ({reason.replace(f'{file}: ', '')})") from error
+        if isinstance(error, (struct.error, IndexError)):
+            reason = "the file is cut short or damaged"
+        remedy = "copy it again, or save it as TIFF or PNG with a program that opens it"
+        raise OSError(f"{file}: can't be read as a photo ({reason.replace(f'{file}: ', '')}); {remedy}") from error
 
 
 @contextmanager
@@ -207,9 +215,10 @@ def _png_depth(start: bytes) -> int:
 
 
 def _open_tiff(file: Path, pages: str, sha256: str) -> Scan:
+    count = _count_directories(file)
     with tifffile.TiffFile(file) as tiff:
         # Bit 0 of NewSubfileType marks thumbnails, bit 2 transparency masks
-        every = [full_page(page) for page in tiff.pages]
+        every = [full_page(tiff.pages[index]) for index in range(count)]
         whole = [index for index, page in enumerate(every) if not int(page.subfiletype or 0) & 5] or [0]
         chosen = whole if pages == "all" else whole[:1]
         parts = [every[index] for index in chosen]
@@ -219,6 +228,28 @@ def _open_tiff(file: Path, pages: str, sha256: str) -> Scan:
     if len(whole) > len(chosen):
         metadata.notes.append(f"has {len(whole)} pages; only the first is colorized (--pages all takes every page)")
     return Scan(file, sha256, "TIFF", sizes, bits, metadata, tuple(chosen))
+
+
+def _count_directories(file: Path) -> int:
+    """How many image directories are chained in a TIFF. tifffile would follow a chain that bites its tail for ever."""
+    with file.open("rb") as stream:
+        order = "<" if stream.read(2) == b"II" else ">"
+        big = struct.unpack(f"{order}H", stream.read(2))[0] == 43
+        tags, pointer, entry = ("Q", "Q", 20) if big else ("H", "I", 12)
+        seen: set[int] = set()
+        stream.seek(8 if big else 4)
+        (offset,) = struct.unpack(order + pointer, stream.read(struct.calcsize(pointer)))
+        while offset:
+            if offset in seen or len(seen) >= _MOST_PAGES:
+                raise ScanError(f"its chain of pages doesn't end, or has more than {_MOST_PAGES}; copy it again")
+            seen.add(offset)
+            stream.seek(offset)
+            (count,) = struct.unpack(order + tags, stream.read(struct.calcsize(tags)))
+            stream.seek(offset + struct.calcsize(tags) + count * entry)
+            (offset,) = struct.unpack(order + pointer, stream.read(struct.calcsize(pointer)))
+    if not seen:
+        raise ScanError("it holds no picture; copy or scan it again")
+    return len(seen)
 
 
 def full_page(page: tifffile.TiffPage | tifffile.TiffFrame) -> tifffile.TiffPage:
@@ -366,7 +397,7 @@ def _gray_of_tiff(page: tifffile.TiffPage, profile: bytes | None) -> np.ndarray:
     photometric = int(page.photometric)
     spaces = {0: "GRAY", 1: "GRAY", 2: "RGB ", 5: "CMYK", 8: "Lab ", 9: "ICCL"}
     if photometric not in spaces:
-        raise ValueError(f"TIFF of kind {page.photometric!s} isn't a finished picture; develop it to grey or RGB")
+        raise ScanError(f"TIFF of kind {page.photometric!s} isn't a finished picture; develop it to grey or RGB")
     pixels = page.asarray(maxworkers=1)
     pixels = pixels.reshape(page.shaped[-4:]) if pixels.ndim > 3 else pixels
     if pixels.ndim == 2:
@@ -374,11 +405,11 @@ def _gray_of_tiff(page: tifffile.TiffPage, profile: bytes | None) -> np.ndarray:
     elif pixels.ndim == 3 and page.planarconfig == 2 and pixels.shape[-2:] == (page.imagelength, page.imagewidth):
         pixels = np.moveaxis(pixels, 0, -1)
     if pixels.ndim != 3 or pixels.shape[:2] != (page.imagelength, page.imagewidth):
-        raise ValueError(f"TIFF page of shape {page.shape} isn't a flat picture")
+        raise ScanError(f"TIFF page of shape {page.shape} isn't a flat picture; save its layers as pages")
     space = spaces[photometric]
     wanted = {"GRAY": 1, "RGB ": 3, "CMYK": 4}.get(space, 1)
     if pixels.shape[-1] < wanted:
-        raise ValueError(f"TIFF of kind {page.photometric!s} has {pixels.shape[-1]} samples a pixel, not {wanted}")
+        raise ScanError(f"TIFF of kind {page.photometric!s} has {pixels.shape[-1]} samples a pixel, not {wanted}")
     values = pixels[..., :wanted]
     if values.dtype != np.uint8:
         values = _as_uint16(values, bits=int(page.bitspersample))
@@ -391,18 +422,23 @@ def _as_uint16(values: np.ndarray, bits: int | None = None) -> np.ndarray:
     """Whole numbers of ``bits`` bits, or floats in [0, 1], to the full range of uint16."""
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
-            raise ValueError("it holds NaN or infinite values; export it as 16-bit whole numbers")
+            raise ScanError("it holds NaN or infinite values; export it as 16-bit whole numbers")
         if values.min() < 0 or values.max() > 1:
-            raise ValueError(
+            raise ScanError(
                 f"floating-point values from {values.min():g} to {values.max():g}; they must lie in [0, 1]: "
                 "export it as 16-bit whole numbers"
             )
         return np.round(values * np.float32(_UINT16_MAX)).astype(np.uint16)
     if values.dtype == np.uint16 and bits in (None, 16):
         return values
+    if values.dtype.kind not in "ui":
+        raise ScanError(f"values of type {values.dtype} aren't grey; export it as 16-bit whole numbers")
     largest = _UINT16_MAX if bits is None or (values.dtype.kind == "i" and bits == 32) else 2**bits - 1
     if values.min() < 0 or values.max() > largest:
-        raise ValueError(f"values from {values.min()} to {values.max()} aren't {bits or 16}-bit grey")
+        raise ScanError(
+            f"values from {values.min()} to {values.max()} aren't {bits or 16}-bit grey; "
+            "export it as 16-bit whole numbers"
+        )
     return np.round(values.astype(np.float64) * (_UINT16_MAX / largest)).astype(np.uint16)
 
 
