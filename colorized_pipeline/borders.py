@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from .pipeline import Lightness
 
 _ANALYSED_EDGE = 512  # the longer side at which borders are looked for, pixels
-_PLAIN = 2.5  # L*: how far a border's rows may stray from its own level
+_PLAIN = 4.0  # L*: how far a border's rows may stray from its own level
 _SAME_LEVEL = 6.0  # L*: how far the sides of a mount may differ in level
 _SMALLEST = 0.02  # of the side: thinner borders aren't worth a cut
 _LARGEST = 0.45  # of the side, for each of two opposite borders
