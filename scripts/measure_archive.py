@@ -130,7 +130,7 @@ def measure_working_size(photos: Path, sizes: list[int], count: int, steps: int,
     """Mean colour difference (CIE76) between working sizes, beside that between seeds; and mean chroma at each."""
     pipe = load_default()
     pipe.set_progress_bar_config(disable=True)
-    files = sorted(file for file in photos.iterdir() if file.suffix.lower() in (".jpg", ".png", ".webp", ".tif"))[
+    files = sorted(file for file in photos.iterdir() if file.suffix.lower() in PHOTO_SUFFIXES)[
         :count
     ]
 
