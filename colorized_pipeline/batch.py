@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from .copies import FORMATS, MAX_XMP, ColourPage, write_copy
 from .files import Job, check_inside, output_format, write_atomically
 from .labels import Label, build_xmp
 from .pipeline import ColorizationPipeline, Lightness, WorkingPhoto, compose
+from .provenance import Signer
 from .scans import Scan, hash_file, open_scan, peek_pixels
 
 MANIFEST_NAME = "colorized-manifest"
@@ -49,6 +51,7 @@ class Settings:
         pages: ``"all"`` or ``"first"`` of a TIFF.
         mark: a small visible mark.
         borders: leave plain borders grey.
+        signed: with a C2PA manifest.
         max_megapixels: larger photos are refused.
     """
 
@@ -62,12 +65,13 @@ class Settings:
     pages: str = "all"
     mark: bool = False
     borders: bool = True
+    signed: bool = False
     max_megapixels: float = 300.0
 
     def record(self) -> dict[str, Any]:
         """What must be equal for a result to count as done."""
         names = ("seed", "steps", "intensity", "working_size", "checkpoint", "scheduler", "batch_size", "pages")
-        return {name: getattr(self, name) for name in (*names, "mark", "borders")}
+        return {name: getattr(self, name) for name in (*names, "mark", "borders", "signed")}
 
 
 def derive_seed(seed: int, sha256: str, page: int = 0) -> int:
@@ -189,6 +193,7 @@ class Batch:
         manifest: where results are recorded and known ones looked up; needs ``output``.
         temporary: folder for unfinished files.
         overwrite: replace files that exist already and aren't known results.
+        signer: adds a signed C2PA manifest to each result.
     """
 
     def __init__(
@@ -200,9 +205,10 @@ class Batch:
         manifest: Manifest | None = None,
         temporary: Path | None = None,
         overwrite: bool = False,
+        signer: Signer | None = None,
     ) -> None:
         self.pipe, self.settings, self.output = pipe, settings, output
-        self.manifest, self.temporary, self.overwrite = manifest, temporary, overwrite
+        self.manifest, self.temporary, self.overwrite, self.signer = manifest, temporary, overwrite, signer
         self.samplers = 1
         if pipe.device.type == "cpu":
             self.samplers = _cores()
@@ -371,6 +377,20 @@ class Batch:
         xmp = self._label(photo)
 
         def write(stream: BinaryIO) -> None:
+            if self.signer is None:
+                return write_pages(stream)
+            folder = self.temporary or photo.job.target.parent
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=".colorized-") as unsigned:
+                write_pages(unsigned)
+                self.signer.sign(
+                    unsigned,
+                    stream,
+                    format_name=photo.format_name,
+                    source=photo.job.source,
+                    source_format=scan.format,
+                )
+
+        def write_pages(stream: BinaryIO) -> None:
             write_copy(
                 stream,
                 self._pages(photo),

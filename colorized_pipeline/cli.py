@@ -20,6 +20,7 @@ from .batch import Batch, Manifest, Settings, hash_checkpoint, partial_folder
 from .color import lightness_to_gray
 from .files import find_photos, plan_jobs
 from .inspection import compare_with_source, describe, restore_grey
+from .provenance import Signer
 from .scans import DEFAULT_MAX_MEGAPIXELS
 from .sharding import Part, take_part
 
@@ -103,6 +104,13 @@ def colorize(
     borders: Annotated[
         bool, typer.Option("--grey-borders/--colour-borders", help="Leave plain mounts and padding grey.")
     ] = True,
+    c2pa_certificate: Annotated[
+        Path | None,
+        typer.Option(help="Certificate chain (PEM) to sign results with, as C2PA manifests.", show_default=False),
+    ] = None,
+    c2pa_key: Annotated[
+        Path | None, typer.Option(help="Private key (PEM) of the certificate.", show_default=False)
+    ] = None,
     batch_size: Annotated[
         int,
         typer.Option(min=1, max=256, help="Photos the network sees at once; more suits a GPU. Part of the result."),
@@ -126,6 +134,7 @@ def colorize(
     """
     _silence_libraries()
     try:
+        signer = _make_signer(c2pa_certificate, c2pa_key)
         found = find_photos(photos, recursive=recursive, output=output)
         suffix = "" if file_format is FileFormat.same else f".{file_format.value}"
         jobs = plan_jobs(found, output, inputs=photos, recursive=recursive, suffix=suffix)
@@ -142,6 +151,7 @@ def colorize(
             pages=pages.value,
             mark=mark,
             borders=borders,
+            signed=signer is not None,
             max_megapixels=max_megapixels,
         )
         with ExitStack() as stack:
@@ -158,6 +168,7 @@ def colorize(
                 manifest=manifest,
                 temporary=temporary,
                 overwrite=overwrite,
+                signer=signer,
             )
             for link in found.links if part.is_first else ():
                 _say(f"Note: {link}: a link to a folder isn't followed; name the folder itself to include it")
@@ -174,6 +185,14 @@ def colorize(
         typer.echo(_summary(counts, len(jobs) if part.total is None else part.total, where))
     if counts["failed"]:
         raise typer.Exit(1)
+
+
+def _make_signer(certificate: Path | None, key: Path | None) -> Signer | None:
+    if certificate and key:
+        return Signer(certificate, key)
+    if certificate or key:
+        raise ValueError("--c2pa-certificate and --c2pa-key belong together: give both")
+    return None
 
 
 def _run_batch(batch: Batch, part: Part) -> Counter[str]:

@@ -10,6 +10,7 @@ from .color import gray_to_lightness
 from .copies import read_label
 from .files import write_atomically
 from .labels import DIGITAL_SOURCE_TYPE, read_xmp
+from .provenance import read_manifest
 from .scans import hash_file, open_scan
 
 _SHOWN = (
@@ -35,7 +36,12 @@ def describe(photo: Path) -> dict[str, str]:
     if found.get("Iptc4xmpExt:DigitalSourceType") != DIGITAL_SOURCE_TYPE or "colorized:SourceSHA256" not in found:
         return {}
     names = [*_SHOWN, *(name for name in found if name.startswith(("xmpMM:DerivedFrom", "colorized:")))]
-    return {name: found[name] for name in names if name in found}
+    label = {name: found[name] for name in names if name in found}
+    if manifest := read_manifest(photo):
+        signature = manifest.get("signature_info", {})
+        signer = signature.get("common_name") or signature.get("issuer")
+        label["c2pa"] = f"{manifest['validation_state']}, signed by {signer}"
+    return label
 
 
 def compare_with_source(photo: Path, label: dict[str, str], source: Path) -> list[str]:

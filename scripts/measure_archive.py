@@ -130,9 +130,7 @@ def measure_working_size(photos: Path, sizes: list[int], count: int, steps: int,
     """Mean colour difference (CIE76) between working sizes, beside that between seeds; and mean chroma at each."""
     pipe = load_default()
     pipe.set_progress_bar_config(disable=True)
-    files = sorted(file for file in photos.iterdir() if file.suffix.lower() in PHOTO_SUFFIXES)[
-        :count
-    ]
+    files = sorted(file for file in photos.iterdir() if file.suffix.lower() in PHOTO_SUFFIXES)[:count]
 
     def draw(size: int, seed: int) -> torch.Tensor:
         generators = [torch.Generator().manual_seed(1000 * seed + number) for number in range(len(files))]
