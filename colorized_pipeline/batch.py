@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -209,14 +209,14 @@ class Batch:
     ) -> None:
         self.pipe, self.settings, self.output = pipe, settings, output
         self.manifest, self.temporary, self.overwrite, self.signer = manifest, temporary, overwrite, signer
-        self.samplers = 1
-        if pipe.device.type == "cpu":
-            self.samplers = _cores()
+        self.samplers, others = 1, max(2, _cores() // 2)
+        if pipe.device.type == "cpu":  # where the network's work is most of the work
+            self.samplers, others = _cores(), 1
             torch.set_num_threads(1)
         self._thread = threading.local()
-        self._readers = ThreadPoolExecutor(2, "read")
+        self._readers = ThreadPoolExecutor(others, "read")
         self._networks = ThreadPoolExecutor(self.samplers, "sample")
-        self._writers = ThreadPoolExecutor(2, "write")
+        self._writers = ThreadPoolExecutor(others, "write")
         self._tasks: dict[Future, Callable[[Future], list[Outcome]]] = {}
         self._waiting: dict[torch.Size, list[tuple[_Open, int]]] = {}
         self._pixels: dict[Path, float] = {}  # of every photo that is open
@@ -235,7 +235,7 @@ class Batch:
                 if not self._tasks:
                     return
                 finished, _ = wait(self._tasks, return_when=FIRST_COMPLETED)
-                for future in finished:
+                for future in [task for task in self._tasks if task in finished]:  # in the order of their start
                     yield from self._tasks.pop(future)(future)
         finally:
             for pool in (self._readers, self._networks, self._writers):
@@ -376,21 +376,21 @@ class Batch:
         scan, settings = photo.scan, self.settings
         xmp = self._label(photo)
 
-        def write(stream: BinaryIO) -> None:
+        def write(stream: IO[bytes]) -> None:
             if self.signer is None:
                 return write_pages(stream)
             folder = self.temporary or photo.job.target.parent
             with tempfile.NamedTemporaryFile(dir=folder, prefix=".colorized-") as unsigned:
-                write_pages(unsigned)
+                write_pages(unsigned.file)
                 self.signer.sign(
-                    unsigned,
+                    unsigned.file,
                     stream,
                     format_name=photo.format_name,
                     source=photo.job.source,
                     source_format=scan.format,
                 )
 
-        def write_pages(stream: BinaryIO) -> None:
+        def write_pages(stream: IO[bytes]) -> None:
             write_copy(
                 stream,
                 self._pages(photo),

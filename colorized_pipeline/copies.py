@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import imagecodecs
 import numpy as np
@@ -55,7 +55,7 @@ class CopyFormat:
 
 
 def write_copy(
-    stream: BinaryIO,
+    stream: IO[bytes],
     pages: Iterable[ColourPage],
     *,
     format_name: str,
@@ -172,7 +172,7 @@ def _exif_bytes(metadata: Metadata, part: _Strips) -> bytes:
         return b""
 
 
-def _write_jpeg(stream: BinaryIO, parts: Iterable[_Strips], metadata: Metadata, xmp: bytes) -> None:
+def _write_jpeg(stream: IO[bytes], parts: Iterable[_Strips], metadata: Metadata, xmp: bytes) -> None:
     part = _one(parts)
     _check_edges("JPEG", part, 65_535)
     options: dict[str, object] = {"dpi": tuple(map(round, metadata.dpi))} if metadata.dpi else {}
@@ -193,7 +193,7 @@ def _photoshop_segment(iptc: bytes) -> bytes:
     return b"\xff\xed" + struct.pack(">H", len(body) + 2) + body
 
 
-def _write_png(stream: BinaryIO, parts: Iterable[_Strips], metadata: Metadata, xmp: bytes) -> None:
+def _write_png(stream: IO[bytes], parts: Iterable[_Strips], metadata: Metadata, xmp: bytes) -> None:
     part = _one(parts)
     encoded = memoryview(imagecodecs.png_encode(part.array(), level=3))
     header = 8 + 12 + 13  # signature and IHDR; what describes the picture stands between it and the pixels
@@ -212,7 +212,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def _write_webp(stream: BinaryIO, parts: Iterable[_Strips], metadata: Metadata, xmp: bytes) -> None:
+def _write_webp(stream: IO[bytes], parts: Iterable[_Strips], metadata: Metadata, xmp: bytes) -> None:
     part = _one(parts)
     _check_edges("WebP", part, 16_383)
     Image.fromarray(part.array()).save(
@@ -226,7 +226,7 @@ def _write_webp(stream: BinaryIO, parts: Iterable[_Strips], metadata: Metadata, 
     )
 
 
-def _write_tiff(stream: BinaryIO, parts: Iterable[_Strips], metadata: Metadata, xmp: bytes) -> None:
+def _write_tiff(stream: IO[bytes], parts: Iterable[_Strips], metadata: Metadata, xmp: bytes) -> None:
     with tifffile.TiffWriter(stream, byteorder="<") as writer:
         for part in parts:
             exif = carried_exif(metadata, height=part.height, width=part.width)
@@ -274,7 +274,7 @@ def _deflate(strip: np.ndarray) -> bytes:
     )
 
 
-def _append_exif(stream: BinaryIO, metadata: Metadata) -> None:
+def _append_exif(stream: IO[bytes], metadata: Metadata) -> None:
     """Write the EXIF and GPS directories at the file's end.
 
     tifffile writes no pointers to them, so their places in the page's directory were kept by the unused tags that come
@@ -305,7 +305,7 @@ def _append_exif(stream: BinaryIO, metadata: Metadata) -> None:
         stream.write(struct.pack("<Q" if wide else "<I", position))
 
 
-def _write_bmp(stream: BinaryIO, parts: Iterable[_Strips], metadata: Metadata, xmp: bytes) -> None:
+def _write_bmp(stream: IO[bytes], parts: Iterable[_Strips], metadata: Metadata, xmp: bytes) -> None:
     options = {"dpi": metadata.dpi} if metadata.dpi else {}
     Image.fromarray(_one(parts).array()).save(stream, format="BMP", **options)
     # BMP has no place for XMP; behind the picture it is found by scanning (XMP Specification Part 3, 1.2)
@@ -313,13 +313,13 @@ def _write_bmp(stream: BinaryIO, parts: Iterable[_Strips], metadata: Metadata, x
     stream.write(xmp)
 
 
-def _write_ppm(stream: BinaryIO, parts: Iterable[_Strips], metadata: Metadata, xmp: bytes) -> None:
+def _write_ppm(stream: IO[bytes], parts: Iterable[_Strips], metadata: Metadata, xmp: bytes) -> None:
     Image.fromarray(_one(parts).array()).save(stream, format="PPM")
     stream.seek(0, io.SEEK_END)
     stream.write(xmp)
 
 
-def _write_jp2(stream: BinaryIO, parts: Iterable[_Strips], metadata: Metadata, xmp: bytes) -> None:
+def _write_jp2(stream: IO[bytes], parts: Iterable[_Strips], metadata: Metadata, xmp: bytes) -> None:
     Image.fromarray(_one(parts).array()).save(stream, format="JPEG2000")
     stream.seek(0, io.SEEK_END)
     stream.write(struct.pack(">I", 24 + len(xmp)) + b"uuid" + _JP2_XMP + xmp)

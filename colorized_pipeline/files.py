@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from PIL import Image
 
@@ -163,7 +163,7 @@ def check_inside(target: Path, folder: Path) -> None:
 
 def write_atomically(
     target: Path,
-    write: Callable[[BinaryIO], None],
+    write: Callable[[IO[bytes]], None],
     *,
     temporary: Path | None = None,
     before_rename: Callable[[str], None] | None = None,

@@ -6,7 +6,7 @@ Needs ``pip install 'colorized[c2pa]'``. The signature is the user's own: certif
 import json
 import threading
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from . import __version__
 from .labels import DIGITAL_SOURCE_TYPE
@@ -43,7 +43,9 @@ class Signer:
             ) from None
         self._lock = threading.Lock()
 
-    def sign(self, content: BinaryIO, signed: BinaryIO, *, format_name: str, source: Path, source_format: str) -> None:
+    def sign(
+        self, content: IO[bytes], signed: IO[bytes], *, format_name: str, source: Path, source_format: str
+    ) -> None:
         """Copy the finished file ``content`` into ``signed``, with a manifest.
 
         Raises:
