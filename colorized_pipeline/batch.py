@@ -209,14 +209,14 @@ class Batch:
     ) -> None:
         self.pipe, self.settings, self.output = pipe, settings, output
         self.manifest, self.temporary, self.overwrite, self.signer = manifest, temporary, overwrite, signer
-        self.samplers, others = 1, max(2, _cores() // 2)
+        self.samplers, readers = 1, _cores()
         if pipe.device.type == "cpu":  # where the network's work is most of the work
-            self.samplers, others = _cores(), 1
+            self.samplers, readers = _cores(), max(1, _cores() // 4)
             torch.set_num_threads(1)
         self._thread = threading.local()
-        self._readers = ThreadPoolExecutor(others, "read")
+        self._readers = ThreadPoolExecutor(readers, "read")
         self._networks = ThreadPoolExecutor(self.samplers, "sample")
-        self._writers = ThreadPoolExecutor(others, "write")
+        self._writers = ThreadPoolExecutor(_cores(), "write")
         self._tasks: dict[Future, Callable[[Future], list[Outcome]]] = {}
         self._waiting: dict[torch.Size, list[tuple[_Open, int]]] = {}
         self._pixels: dict[Path, float] = {}  # of every photo that is open

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -81,10 +82,7 @@ def measure_flat(photo: Path, megapixels: float, counts: list[int], steps: int) 
         work = Path(name)
         made = 0
         for count in counts:
-            for number in range(made, count):
-                resize(photo, megapixels, number=number).save(
-                    work / "in" / f"{number:04}.jpg", quality=80 + number % 16
-                )
+            make_photos(photo, work / "in", range(made, count), megapixels=megapixels)
             made = count
             words = [str(work / "in"), "-o", str(work / f"out{count}"), "-r", "--steps", str(steps), "--device", "cpu"]
             seconds, peak = run_command(words)
@@ -104,26 +102,31 @@ def measure_throughput(photo: Path, megapixels: float, count: int, steps: int, r
         jobs = plan_jobs(find_photos([work / "in"]), work / "out", inputs=[work / "in"])
         photo_at_work = batch.Batch(pipe, settings)._read(jobs[0])
 
-        def folder() -> float:
-            started = time.monotonic()
+        def folder() -> None:
             outcomes = list(batch.Batch(pipe, settings, overwrite=True).run(jobs))
             assert all(outcome.state == "done" for outcome in outcomes)
-            return count / (time.monotonic() - started)
 
-        def network() -> float:
+        def network() -> None:
             """The same batches by the same threads, without reading and writing."""
             engine = batch.Batch(pipe, settings)
             batches = [[(photo_at_work, 0)] * settings.batch_size] * math.ceil(count / settings.batch_size)
-            started = time.monotonic()
             list(engine._networks.map(lambda one: engine._sample(one, None), batches))
-            return count / (time.monotonic() - started)
 
-        folder(), network()
-        pairs = [(folder(), network()) for _ in range(rounds)]
-    print("| round | folder, photos/s | network alone, photos/s | ratio |\n| --- | --- | --- | --- |")
-    for number, (whole, alone) in enumerate(pairs, start=1):
-        print(f"| {number} | {whole:.2f} | {alone:.2f} | {whole / alone:.2f} |")
-    print(f"median ratio {np.median([whole / alone for whole, alone in pairs]):.2f}")
+        rows = [(_clock(folder), _clock(network)) for _ in range(rounds + 1)][1:]
+    print("| round | folder, photos/s | network alone, photos/s | ratio | the same of processor time |")
+    print("| --- | --- | --- | --- | --- |")
+    for number, (whole, alone) in enumerate(rows, start=1):
+        ratios = f"{alone[0] / whole[0]:.2f} | {alone[1] / whole[1]:.2f}"
+        print(f"| {number} | {count / whole[0]:.2f} | {count / alone[0]:.2f} | {ratios} |")
+    used = [f"{np.median([one[1] for one in column]) / count:.3f} s" for column in zip(*rows, strict=True)]
+    print(f"processor time a photo: {used[0]} in all, {used[1]} in the network")
+
+
+def _clock(work: Callable[[], None]) -> tuple[float, float]:
+    """Seconds on the clock, and of processor time in all threads."""
+    started, used = time.monotonic(), time.process_time()
+    work()
+    return time.monotonic() - started, time.process_time() - used
 
 
 def measure_working_size(photos: Path, sizes: list[int], count: int, steps: int, seeds: int) -> None:
