@@ -5,19 +5,45 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
+from collections import Counter
+from contextlib import ExitStack
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from PIL import Image
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from . import DEFAULT_CHECKPOINT, ColorizationPipeline, __version__
-from .files import find_photos, plan_outputs, refuse_output, save_photo
+from .batch import Batch, Manifest, Settings, hash_checkpoint, partial_folder
+from .files import find_photos, plan_jobs
 from .hub import loading_reason
+from .inspection import compare_with_source, describe, restore_grey
+from .provenance import Signer
+from .scans import DEFAULT_MAX_MEGAPIXELS
+from .sharding import Part, take_part
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Plausible colours for grey photographs.")
+
+
+class FileFormat(str, Enum):
+    """``--format``"""
+
+    same = "same"
+    tif = "tif"
+    png = "png"
+    jpg = "jpg"
+    webp = "webp"
+
+
+class Pages(str, Enum):
+    """``--pages``"""
+
+    all = "all"
+    first = "first"
 
 
 def main() -> None:
@@ -49,58 +75,197 @@ def colorize(
             "--output", "-o", help="Result file (for one photo) or folder, made if needed.", show_default=False
         ),
     ],
+    recursive: Annotated[
+        bool,
+        typer.Option(
+            "--recursive",
+            "-r",
+            help="Folders in folders too, mirrored in OUTPUT, with a manifest there: the same command again goes on "
+            "where it stopped and retries what failed.",
+        ),
+    ] = False,
     steps: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Denoising steps; the checkpoint's default if not given.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other plausible colours.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Another seed gives other plausible colours. A photo's own seed comes from it and its content."
+        ),
+    ] = 0,
     intensity: Annotated[float, typer.Option(min=0.0, max=10.0, help="Factor on chroma: 0 grey, 1 as drawn.")] = 1.0,
     working_size: Annotated[
         int | None,
         typer.Option(min=16, max=1024, help="Shorter side at which the network reads the photo, pixels."),
     ] = None,
+    file_format: Annotated[
+        FileFormat, typer.Option("--format", help="File format of results in a folder; tif and png hold 16 bits.")
+    ] = FileFormat.same,
+    pages: Annotated[Pages, typer.Option(help="Which pages of a TIFF.")] = Pages.all,
+    mark: Annotated[bool, typer.Option("--mark", help='Write "colorized" small into the lower right corner.')] = False,
+    borders: Annotated[
+        bool, typer.Option("--grey-borders/--colour-borders", help="Leave plain mounts and padding grey.")
+    ] = True,
+    c2pa_certificate: Annotated[
+        Path | None,
+        typer.Option(help="Certificate chain (PEM) to sign results with, as C2PA manifests.", show_default=False),
+    ] = None,
+    c2pa_key: Annotated[
+        Path | None, typer.Option(help="Private key (PEM) of the certificate.", show_default=False)
+    ] = None,
+    batch_size: Annotated[
+        int,
+        typer.Option(min=1, max=256, help="Photos the network sees at once; more suits a GPU. Part of the result."),
+    ] = 4,
+    max_megapixels: Annotated[
+        float, typer.Option(min=0.0, help="Refuse larger photos: they may be small files made to fill the memory.")
+    ] = DEFAULT_MAX_MEGAPIXELS,
+    shard: Annotated[
+        str, typer.Option(help="I/N: only the I-th of N parts of the work (I from 0), for a cluster's array of jobs.")
+    ] = "0/1",
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the fastest there is if not given.")] = None,
     checkpoint: Annotated[
         str | None, typer.Option(help="Pipeline folder or Hub name; the one in the package if not given.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist already.")] = False,
 ) -> None:
-    """Colorize photos: same size, same lightness, same file format unless OUTPUT names another.
+    """Colorize photos: same size, same lightness, same file format, labelled as coloured by a model.
 
-    A photo that can't be done is named with the reason, the others go on, and the exit status is 1.
+    A photo that can't be done is named with the reason, the others go on, and the exit status is 1. Under
+    "torchrun" or "accelerate launch" the processes share the work.
     """
+    _silence_libraries()
     try:
-        found = find_photos(photos)
-        targets = plan_outputs(found, output, inputs=photos)
-        pipe = _load_pipeline(checkpoint, device)
+        signer = _make_signer(c2pa_certificate, c2pa_key)
+        found = find_photos(photos, recursive=recursive, output=output)
+        suffix = "" if file_format is FileFormat.same else f".{file_format.value}"
+        jobs = plan_jobs(found, output, inputs=photos, recursive=recursive, suffix=suffix)
+        part = take_part(jobs, shard=shard, device=device)
+        pipe = _load_pipeline(checkpoint, part.device or device)
+        settings = Settings(
+            seed=seed,
+            steps=steps or pipe.config.default_steps,
+            intensity=intensity,
+            working_size=working_size or pipe.config.working_size,
+            checkpoint=hash_checkpoint(_checkpoint_folder(checkpoint)),
+            scheduler=type(pipe.scheduler).__name__,
+            batch_size=batch_size,
+            pages=pages.value,
+            mark=mark,
+            borders=borders,
+            signed=signer is not None,
+            max_megapixels=max_megapixels,
+        )
+        with ExitStack() as stack:
+            manifest = temporary = None
+            if recursive:
+                output.mkdir(parents=True, exist_ok=True)
+                temporary = stack.enter_context(partial_folder(output, part=part.name))
+                manifest = stack.enter_context(Manifest(output, part=part.name))
+            folder = output if recursive or jobs[0].target != output else None
+            batch = Batch(
+                pipe,
+                settings,
+                output=folder,
+                manifest=manifest,
+                temporary=temporary,
+                overwrite=overwrite,
+                signer=signer,
+            )
+            for link in found.links if part.is_first else ():
+                _say(f"Note: {link}: a link to a folder isn't followed; name the folder itself to include it")
+            counts = _run_batch(batch, part)
     except (OSError, ValueError, RuntimeError) as error:
-        typer.echo(f"Error: {error}", err=True)
+        _say(f"Error: {error}")
         raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        _say("Interrupted; run the same command again to go on")
+        raise typer.Exit(130) from None
 
-    pipe.set_progress_bar_config(disable=len(found) > 1, desc="denoising", leave=False)
-    started, failed = time.monotonic(), 0
-    taken: set[Path] = set()
-    for photo, target in tqdm(
-        list(zip(found, targets, strict=True)), desc="photos", unit="photo", disable=len(found) == 1
-    ):
-        try:
-            refuse_output(target, photos=found, taken=taken, overwrite=overwrite)
-            # Each photo has the seed to itself, so that its result doesn't depend on its neighbours.
-            generator = torch.Generator().manual_seed(seed)
-            result = pipe(
-                photo, num_inference_steps=steps, generator=generator, intensity=intensity, working_size=working_size
-            ).images[0]
-            save_photo(result, target)
-            taken.add(target.resolve())
-        except (OSError, ValueError, MemoryError, Image.DecompressionBombError) as error:
-            failed += 1
-            reason = str(error) or type(error).__name__
-            tqdm.write(f"Error: {reason if str(photo) in reason else f'{photo}: {reason}'}", file=_stderr())
+    where = jobs[0].target if len(jobs) == 1 and not recursive else output
+    if part.is_first:
+        typer.echo(_summary(counts, len(jobs) if part.total is None else part.total, where))
+    if counts["failed"]:
+        raise typer.Exit(1)
 
-    done, seconds = len(found) - failed, time.monotonic() - started
-    where = targets[0] if len(found) == 1 else output
-    summary = f"{done} of {len(found)} photos colorized into {where} in {seconds:.1f} s"
-    typer.echo(summary + (f"; {failed} failed" if failed else ""))
-    if failed:
+
+def _make_signer(certificate: Path | None, key: Path | None) -> Signer | None:
+    if certificate and key:
+        return Signer(certificate, key)
+    if certificate or key:
+        raise ValueError("--c2pa-certificate and --c2pa-key belong together: give both")
+    return None
+
+
+def _run_batch(batch: Batch, part: Part) -> Counter[str]:
+    """Colorize this process's part with progress and messages; returns how many were done, skipped, failed in all."""
+    counts: Counter[str] = Counter()
+    started = time.monotonic()
+    alone = len(part.jobs) == 1
+    with tqdm(
+        total=batch.settings.steps if alone else len(part.jobs),
+        desc="denoising" if alone else "photos",
+        unit="step" if alone else "photo",
+        disable=not part.is_first,
+        leave=not alone,
+    ) as bar:
+        for outcome in batch.run(part.jobs, on_step=bar.update if alone else None):
+            counts[outcome.state] += 1
+            if not alone:
+                bar.update()
+            for note in outcome.notes:
+                _say(f"Note: {note}")
+            if outcome.state == "failed":
+                _say(f"Error: {outcome.message}")
+    counts = part.sum(counts)
+    counts["milliseconds"] = round((time.monotonic() - started) * 1000)
+    return counts
+
+
+def _summary(counts: Counter[str], total: int, where: Path) -> str:
+    seconds = counts["milliseconds"] / 1000
+    text = f"{counts['done']} of {total} photos colorized into {_printable(str(where))} in {seconds:.1f} s"
+    if counts["skipped"]:
+        text += f"; {counts['skipped']} were done before"
+    if counts["failed"]:
+        text += f"; {counts['failed']} failed"
+    return text
+
+
+@app.command()
+def inspect(
+    photo: Annotated[Path, typer.Argument(help="A photo, colorized or not.", show_default=False)],
+    grey: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the photo's lightness as a grey PNG or TIFF: what the scan showed.", show_default=False
+        ),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(help="The scan it was made from: compare its hash and its lightness.", show_default=False),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that --grey names.")] = False,
+) -> None:
+    """Print what a photo's label says: made by a model or not, from which file, how. Exit status 1 without a label."""
+    _silence_libraries()
+    try:
+        label = describe(photo)
+        for name, text in label.items():
+            typer.echo(_printable(f"{name}: {text}"))
+        if source:
+            for line in compare_with_source(photo, label, source):
+                typer.echo(_printable(line))
+        if grey:
+            if grey.exists() and not overwrite:
+                raise ValueError(f"{grey} exists; add --overwrite to replace it")
+            restore_grey(photo, grey)
+            typer.echo(_printable(f"lightness written into {grey}"))
+    except (OSError, ValueError, MemoryError) as error:
+        _say(f"Error: {error}")
+        raise typer.Exit(2) from None
+    if not label:
+        _say(f"{photo}: no label; this isn't a colour copy made by COLORIZED, or its label was removed")
         raise typer.Exit(1)
 
 
@@ -180,8 +345,25 @@ def evaluate(
     typer.echo((output / "report.md").read_text())
 
 
-def _stderr() -> object:
-    return typer.get_text_stream("stderr")
+def _say(message: str) -> None:
+    """One line to the user, around the progress bar."""
+    tqdm.write(_printable(message), file=typer.get_text_stream("stderr"))
+
+
+def _printable(text: str) -> str:
+    """On one line, and without what a terminal can't show or would obey: file names may hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _silence_libraries() -> None:
+    """What they warn of in a damaged file is said by one line of ours."""
+    warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
+
+
+def _checkpoint_folder(checkpoint: str | None) -> Path:
+    """Where the files of a checkpoint are, after it was loaded."""
+    folder = Path(checkpoint) if checkpoint else DEFAULT_CHECKPOINT
+    return folder if folder.is_dir() else Path(ColorizationPipeline.download(checkpoint))
 
 
 def _load_pipeline(checkpoint: str | None, device: str | None) -> ColorizationPipeline:
@@ -190,9 +372,11 @@ def _load_pipeline(checkpoint: str | None, device: str | None) -> ColorizationPi
     source = checkpoint or str(DEFAULT_CHECKPOINT)
     chosen = device or _best_device()
     try:
-        pipe = ColorizationPipeline.from_pretrained(source)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"checkpoint {source} can't be loaded: {loading_reason(error, source)}") from error
+        # Weights as pickles could run any code; they are never loaded
+        pipe = ColorizationPipeline.from_pretrained(source, use_safetensors=True)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, SafetensorError) as error:
+        reason = " ".join(loading_reason(error, source).split())
+        raise ValueError(f"checkpoint {source} can't be loaded: {reason}") from error
     try:
         return pipe.to(chosen)
     except (RuntimeError, AssertionError, ValueError) as error:

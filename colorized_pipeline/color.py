@@ -17,6 +17,7 @@ _XYZ_FROM_RGB = (
     (0.212671, 0.715160, 0.072169),
     (0.019334, 0.119193, 0.950227),
 )
+_RGB_FROM_XYZ = torch.linalg.inv(torch.tensor(_XYZ_FROM_RGB, dtype=torch.float64))
 _WHITE_D65 = (0.95047, 1.0, 1.08883)
 _CIE_EPSILON = 0.008856  # below this ratio to white, CIELAB is linear
 _CIE_SLOPE = 7.787
@@ -68,8 +69,7 @@ def lab_to_rgb(lab: torch.Tensor) -> torch.Tensor:
     f = torch.stack((fy + a / 500, fy, fy - b / 200), dim=-3)
     xyz = torch.where(f**3 > _CIE_EPSILON, f**3, (f - 16 / 116) / _CIE_SLOPE)
     xyz = xyz * _matrix((_WHITE_D65,), lab).reshape(3, 1, 1)
-    inverse = torch.linalg.inv(torch.tensor(_XYZ_FROM_RGB, dtype=torch.float64)).to(lab)
-    return linear_to_srgb(_mix_channels(inverse, xyz))
+    return linear_to_srgb(_mix_channels(_RGB_FROM_XYZ.to(lab), xyz))
 
 
 def lightness_to_gray(lightness: torch.Tensor) -> torch.Tensor:
@@ -85,6 +85,13 @@ def gray_to_lightness(gray: torch.Tensor) -> torch.Tensor:
     return 116 * f - 16
 
 
+def rgb_to_gray(rgb: torch.Tensor) -> torch.Tensor:
+    """sRGB ``[..., 3, H, W]`` to the sRGB value ``[..., 1, H, W]`` of the neutral grey of the same L*, in [0, 1]."""
+    _check_channels("rgb", rgb)
+    luminance = _mix_channels(_matrix(_XYZ_FROM_RGB[1:2], rgb), srgb_to_linear(rgb))
+    return linear_to_srgb(luminance).clamp(0.0, 1.0)
+
+
 def fit_gamut(lab: torch.Tensor) -> torch.Tensor:
     """Bring CIELAB ``[..., 3, H, W]`` inside sRGB by reducing chroma; L* and hue angle don't change.
 
@@ -96,15 +103,32 @@ def fit_gamut(lab: torch.Tensor) -> torch.Tensor:
     outside = ~_displayable(lab_to_rgb(lab))
     if not outside.any():
         return lab
-    pixels = lab.movedim(-3, -1)[outside].T.unsqueeze(-1)  # [3, N, 1]
+    fitted = lab.movedim(-3, -1).clone()
+    fitted[outside] = _fit_pixels(fitted[outside].T).T
+    return fitted.movedim(-1, -3)
+
+
+def lab_to_displayable_rgb(lab: torch.Tensor) -> torch.Tensor:
+    """CIELAB ``[3, H, W]`` to sRGB in [0, 1]: ``lab_to_rgb(fit_gamut(lab))``, each pixel converted only once."""
+    _check_channels("lab", lab)
+    rgb = lab_to_rgb(lab).reshape(3, -1)
+    outside = (~_displayable(rgb.unsqueeze(-1)).squeeze(-1)).nonzero().squeeze(-1)
+    if len(outside):
+        pixels = lab.reshape(3, -1).index_select(1, outside)
+        pixels = torch.cat((pixels[:1].clamp(0.0, L_MAX), pixels[1:]))
+        rgb = rgb.index_copy(1, outside, lab_to_rgb(_fit_pixels(pixels).unsqueeze(-1)).squeeze(-1))
+    return rgb.clamp(0.0, 1.0).reshape(lab.shape)
+
+
+def _fit_pixels(pixels: torch.Tensor) -> torch.Tensor:
+    """CIELAB pixels ``[3, N]``, L* in [0, 100], with as much of their chroma as sRGB can show."""
+    pixels = pixels.unsqueeze(-1)  # [3, N, 1]
     low, high = torch.zeros_like(pixels[:1]), torch.ones_like(pixels[:1])
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         fits = _displayable(lab_to_rgb(torch.cat((pixels[:1], pixels[1:] * middle))))
         low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
-    fitted = lab.movedim(-3, -1).clone()
-    fitted[outside] = torch.cat((pixels[:1], pixels[1:] * low)).squeeze(-1).T
-    return fitted.movedim(-1, -3)
+    return torch.cat((pixels[:1], pixels[1:] * low)).squeeze(-1)
 
 
 def _displayable(rgb: torch.Tensor) -> torch.Tensor:

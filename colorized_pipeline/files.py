@@ -1,102 +1,238 @@
-"""Photo files of the command line: which there are, what their results are called, and writing them all or nothing."""
+"""Files of the command line: which photos there are, what their results are called, and writing all or nothing."""
 
+import errno
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from PIL import Image
 
-# File formats that keep 8-bit RGB, with the way to keep it best.
-_SAVE_OPTIONS: dict[str, dict[str, object]] = {
-    "JPEG": {"quality": 95, "subsampling": 0},
-    "MPO": {"quality": 95, "subsampling": 0},
-    "PNG": {},
-    "WEBP": {"quality": 95, "method": 4},
-    "TIFF": {"compression": "tiff_deflate"},
-    "BMP": {},
-    "JPEG2000": {},
-    "PPM": {},
-}
-PHOTO_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .gif .jp2 .ppm .pgm .pnm".split())
+from .copies import FORMATS
+from .scans import hash_file
+
+_KEPT_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .jp2 .ppm .pgm .pnm".split())
+# Read, but written as PNG: 256 colours are too few, or no lossless writer is at hand
+_TO_PNG_SUFFIXES = frozenset(".gif .heic .heif .avif".split())
+PHOTO_SUFFIXES = _KEPT_SUFFIXES | _TO_PNG_SUFFIXES
+
+_UMASK = os.umask(0)  # can only be read by setting it, which is not for many threads at once
+os.umask(_UMASK)
 
 
-def find_photos(inputs: Iterable[Path]) -> list[Path]:
-    """Files as given, and for a folder the photos directly in it, by their suffix, sorted.
+@dataclass(frozen=True)
+class Job:
+    """One photo to colorize.
+
+    Attributes:
+        source, target: where the photo is and where its colour copy goes.
+        name: the photo's path inside the folder it was found in.
+        refusal: why it can't be done, if planning already knows.
+    """
+
+    source: Path
+    target: Path
+    name: Path
+    refusal: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Photos in the inputs, each with its path inside the folder it came from, and links that weren't followed."""
+
+    photos: list[tuple[Path, Path]]
+    links: list[Path]
+
+
+def find_photos(inputs: Sequence[Path], *, recursive: bool = False, output: Path | None = None) -> Found:
+    """Files as given, and the photos in each folder by their suffix, sorted.
+
+    Args:
+        inputs: files and folders. The tree of one folder keeps its names; of several, each is under its own name.
+        recursive: go into folders in folders, but not into linked ones, and not into ``output``.
 
     Raises:
         FileNotFoundError: if an input doesn't exist.
         ValueError: if a folder holds no photo.
     """
-    found: list[Path] = []
+    found: dict[Path, Path] = {}
+    links: list[Path] = []
     for path in inputs:
-        if path.is_dir():
-            inside = sorted(
-                file for file in path.iterdir() if file.suffix.lower() in PHOTO_SUFFIXES and file.is_file()
-            )
-            if not inside:
-                raise ValueError(
-                    f"{path}: no photo in this folder (known endings: {' '.join(sorted(PHOTO_SUFFIXES))})"
-                )
-            found.extend(inside)
-        elif path.exists():
-            found.append(path)
-        else:
+        if not _exists(path):
             raise FileNotFoundError(f"{path}: no such file or folder")
-    return list(dict.fromkeys(found))
+        if not path.is_dir():
+            found.setdefault(path, Path(path.name))
+            continue
+        root = Path(path.resolve().name) if recursive and len(inputs) > 1 else Path()
+        inside = _walk(path, output, links) if recursive else [file for file in path.iterdir() if _is_photo(file)]
+        if not inside:
+            raise ValueError(f"{path}: no photo in this folder (known endings: {' '.join(sorted(PHOTO_SUFFIXES))})")
+        for file in sorted(inside):
+            found.setdefault(file, root / file.relative_to(path))
+    return Found(list(found.items()), links)
 
 
-def plan_outputs(photos: Sequence[Path], output: Path, *, inputs: Sequence[Path]) -> list[Path]:
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists() or path.is_symlink()
+    except OSError as error:
+        raise OSError(f"{path}: {error.strerror}; give it a shorter name") from error
+
+
+def _is_photo(file: Path) -> bool:
+    return file.suffix.lower() in PHOTO_SUFFIXES and (file.is_file() or file.is_symlink())
+
+
+def _walk(folder: Path, output: Path | None, links: list[Path]) -> list[Path]:
+    results = output.resolve() if output else None
+    files: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        here = Path(parent)
+        links.extend(here / name for name in folders if (here / name).is_symlink())
+        folders[:] = [
+            name for name in folders if not (here / name).is_symlink() and (here / name).resolve() != results
+        ]
+        files.extend(here / name for name in names if _is_photo(here / name))
+    return files
+
+
+def plan_jobs(
+    found: Found, output: Path, *, inputs: Sequence[Path], recursive: bool = False, suffix: str = ""
+) -> list[Job]:
     """Where each photo's result goes.
 
-    That is ``output`` itself for one photo file and a name with a photo's ending, else a file of the photo's name in
-    the folder ``output``. The result of a GIF, which has room for 256 colours only, becomes a PNG.
+    That is ``output`` itself for one photo file and a name with a photo's ending, else the photo's name in the folder
+    ``output``, with another ending if ``suffix`` says so or its own format can't hold the result.
 
     Raises:
         ValueError: if several photos are to go into one file.
     """
-    one_file = len(photos) == 1 and not inputs[0].is_dir()
+    photos = found.photos
+    _exists(output)
     if output.suffix.lower() in PHOTO_SUFFIXES and not output.is_dir():
-        if not one_file:
+        if len(photos) > 1 or inputs[0].is_dir():
             raise ValueError(f"{output} names one file, but there are {len(photos)} photos: give a folder")
-        return [output]
-    return [output / (photo.with_suffix(".png") if photo.suffix.lower() == ".gif" else photo).name for photo in photos]
+        targets = [output]
+    else:
+        names = [name if recursive else Path(name.name) for _, name in photos]
+        targets = [output / name.with_suffix(suffix or result_suffix(name)) for name in names]
+
+    identities = {identity for source, _ in photos if (identity := _identity(source))}
+    jobs, taken = [], set[Path]()
+    for (source, name), target in zip(photos, targets, strict=True):
+        refusal = ""
+        if _identity(target) in identities:
+            refusal = f"{target} is one of the inputs; inputs are never overwritten: choose another output"
+        elif target in taken:
+            refusal = f"{target} is the result of another photo of the same name; colorize their folders apart"
+        taken.add(target)
+        jobs.append(Job(source, target, name, refusal))
+    return jobs
 
 
-def refuse_output(target: Path, *, photos: Sequence[Path], taken: set[Path], overwrite: bool) -> None:
-    """Raises ``ValueError`` if writing ``target`` would destroy an input, an earlier result or another file."""
-    resolved = target.resolve()
-    if any(resolved == photo.resolve() or (target.exists() and target.samefile(photo)) for photo in photos):
-        raise ValueError(f"{target} is one of the inputs; inputs are never overwritten: choose another output")
-    if resolved in taken:
-        raise ValueError(f"{target} is the result of another photo of the same name; colorize their folders apart")
-    if target.exists() and not overwrite:
-        raise ValueError(f"{target} exists; add --overwrite to replace it")
+def result_suffix(name: Path) -> str:
+    """The ending of a photo's result: its own, but PNG where that format can't hold full colour or be written."""
+    return ".png" if name.suffix.lower() in _TO_PNG_SUFFIXES else name.suffix
 
 
-def save_photo(image: Image.Image, target: Path) -> None:
-    """Write ``image`` in the format of the target's ending, under a temporary name, then rename: all or nothing.
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What is the same for one file under two names; ``None`` if there is no such file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
-    Raises:
-        ValueError: if the ending names no format that keeps full colour.
-        OSError: if it can't be written; nothing is left behind.
-    """
-    format_name = Image.registered_extensions().get(target.suffix.lower())
-    if format_name not in _SAVE_OPTIONS:
+
+def output_format(target: Path) -> str:
+    """The key of ``FORMATS`` for a file name. Raises ``ValueError`` if its ending names no format for full colour."""
+    format_name = Image.registered_extensions().get(target.suffix.lower(), "")
+    if format_name not in FORMATS:
         raise ValueError(
             f"{target}: can't save colour as {target.suffix or 'a file without ending'}; use .png, .tif or .jpg"
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=".colorized-", suffix=target.suffix, dir=target.parent)
+    return format_name
+
+
+def check_inside(target: Path, folder: Path) -> None:
+    """Raises ``ValueError`` if ``target`` would lie outside ``folder``, through a link in it for instance."""
+    if not target.parent.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{target} would be outside of {folder} (a link leads there); choose another output")
+
+
+def write_atomically(
+    target: Path,
+    write: Callable[[IO[bytes]], None],
+    *,
+    temporary: Path | None = None,
+    before_rename: Callable[[str], None] | None = None,
+) -> str:
+    """Write a file under a temporary name, make sure it is on the disk, then rename it: all or nothing.
+
+    Args:
+        target: replaced if it exists.
+        write: gets a stream for writing, reading and seeking.
+        temporary: folder for the temporary name, on the same file system; the target's own if not given.
+        before_rename: called with the content's SHA-256 when the content is safe.
+
+    Returns:
+        The content's SHA-256, hexadecimal.
+
+    Raises:
+        OSError: if it can't be written; nothing is left behind.
+    """
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            image.save(file, format=format_name, **_SAVE_OPTIONS[format_name])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=".colorized-", dir=temporary or target.parent)
+    except OSError as error:
+        raise _explained(error, target) from error
+    os.close(descriptor)
+    try:
+        with Path(name).open("w+b") as file:
+            write(file)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)  # mkstemp's files are private; a result is an ordinary file
+        sha256 = hash_file(Path(name))
+        Path(name).chmod(0o666 & ~_UMASK)  # mkstemp's files are private; a result is an ordinary file
+        if before_rename:
+            before_rename(sha256)
         Path(name).replace(target)
+        _sync_folder(target.parent)
+        return sha256
+    except OSError as error:
+        Path(name).unlink(missing_ok=True)
+        raise _explained(error, target) from error
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full; free some space and run the same command again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+    errno.EFBIG: "the file would be larger than this system allows; save to another disk",
+    errno.ENAMETOOLONG: "the name is too long for this disk; give the photo a shorter one",
+    errno.EACCES: "permission denied; choose a folder that you may write to",
+    errno.EROFS: "the disk is read-only; choose another output",
+}
+
+
+def _explained(error: OSError, target: Path) -> OSError:
+    remedy = _REMEDIES.get(error.errno or 0, error.strerror or str(error))
+    return OSError(f"{target}: can't be written ({remedy})")
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename is on the disk when its folder is; not every system can do that, and the file itself is safe."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        return
+    finally:
+        os.close(descriptor)

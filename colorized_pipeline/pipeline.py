@@ -8,8 +8,9 @@ of this project.
 import inspect
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,9 +26,8 @@ from transformers import PreTrainedModel
 
 from .color import (
     L_MAX,
-    fit_gamut,
     gray_to_lightness,
-    lab_to_rgb,
+    lab_to_displayable_rgb,
     lightness_to_gray,
     rgb_to_lab,
     upsample_columns,
@@ -40,7 +40,7 @@ CODE_FILES = ("pipeline.py", "color.py")  # what travels with a checkpoint
 
 _LONGEST_OVER_WORKING_SIZE = 16  # a strip that is longer than this is scaled down to it and padded
 _ENCODER_STRIDE = 32  # ImageNet networks halve their input five times
-_STRIP_PIXELS = 2**20  # full-size conversion goes by strips of rows of about this many pixels
+_STRIP_PIXELS = 2**17  # full-size conversion goes by strips of about this many pixels: fastest of 2^15 ... 2^20
 
 
 @dataclass
@@ -53,6 +53,53 @@ class ColorizationPipelineOutput(BaseOutput):
     """
 
     images: list[Any]
+
+
+class Lightness:
+    """A photo's L* at full size, float32 only strip by strip: a scan of whole numbers keeps its 1 or 2 bytes a pixel.
+
+    Args:
+        values: L* ``[1, H, W]`` in [0, 100], float32; or sRGB-encoded grey ``[H, W]`` over the full range of uint8 or
+            uint16.
+    """
+
+    def __init__(self, values: torch.Tensor | np.ndarray) -> None:
+        self._values = values
+        self.height, self.width = int(values.shape[-2]), int(values.shape[-1])
+
+    def rows(self, top: int, bottom: int) -> torch.Tensor:
+        """Rows ``top`` to ``bottom`` as L* ``[1, rows, W]`` in [0, 100], float32."""
+        if isinstance(self._values, torch.Tensor):
+            return self._values[:, top:bottom]
+        table = _lightness_table(np.iinfo(self._values.dtype).max)
+        return torch.from_numpy(table[self._values[top:bottom]])[None]
+
+    def strips(self) -> Iterator[tuple[int, int]]:
+        """``(top, bottom)`` of strips of rows that are small enough to work on in the processor's cache."""
+        rows = max(1, _STRIP_PIXELS // self.width)
+        for top in range(0, self.height, rows):
+            yield top, min(top + rows, self.height)
+
+
+@cache
+def _lightness_table(largest: int) -> np.ndarray:
+    """L* of every grey value 0 ... ``largest``, float32."""
+    return gray_to_lightness(torch.arange(largest + 1, dtype=torch.float64) / largest).float().numpy()
+
+
+@dataclass(frozen=True)
+class WorkingPhoto:
+    """What the network reads of a photo, and how its chroma grid lies on the photo.
+
+    Attributes:
+        lightness: L* ``[1, h, w]`` in [0, 100] at working size, padded to the UNet's stride.
+        cell: height and width of a cell of the chroma grid, in pixels of the photo.
+        box: top, left, bottom and right of the part that is colorized, in pixels; what surrounds it stays grey.
+    """
+
+    lightness: torch.Tensor
+    cell: tuple[float, float]
+    box: tuple[int, int, int, int]
 
 
 def encode_lightness(
@@ -204,27 +251,32 @@ class ColorizationPipeline(DiffusionPipeline):
             raise ValueError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}")
 
         # 2. Every accepted input becomes full-size lightness, [1, H, W] in [0, 100]
-        photos = [_read_lightness(one) for one in _as_list(image)]
+        photos = [Lightness(_read_lightness(one)) for one in _as_list(image)]
         generators = self._spawn_generators(generator, len(photos))
 
         # 3. Lightness at working size, padded to the UNet's stride; photos of one shape go through it together
-        working = [self._to_working_size(lightness, size) for lightness in photos]
+        working = [self.prepare(photo, working_size=size) for photo in photos]
         groups: dict[torch.Size, list[int]] = {}
-        for index, (padded, _) in enumerate(working):
-            groups.setdefault(padded.shape, []).append(index)
+        for index, one in enumerate(working):
+            groups.setdefault(one.lightness.shape, []).append(index)
         batches = [group[i : i + batch_size] for group in groups.values() for i in range(0, len(group), batch_size)]
 
         # 4. Reverse diffusion of chroma on its coarse grid
         chroma: dict[int, torch.Tensor] = {}
         with self.progress_bar(total=len(batches) * steps) as bar:
             for batch in batches:
-                lightness = torch.stack([working[index][0] for index in batch])  # [B, 1, h, w]
-                drawn = self._draw_chroma(lightness, steps, [generators[index] for index in batch], bar)
+                lightness = torch.stack([working[index].lightness for index in batch])  # [B, 1, h, w]
+                drawn = self.draw_chroma(
+                    lightness,
+                    num_inference_steps=steps,
+                    generators=[generators[index] for index in batch],
+                    on_step=bar.update,
+                )
                 chroma.update(zip(batch, drawn, strict=True))
 
         # 5. Chroma to full size, joined with the untouched lightness
         images = [
-            _to_output(_compose(photo, chroma[index] * intensity, cell=working[index][1]), output_type)
+            _to_output(photo, compose(photo, chroma[index] * intensity, working=working[index]), output_type)
             for index, photo in enumerate(photos)
         ]
 
@@ -259,19 +311,30 @@ class ColorizationPipeline(DiffusionPipeline):
             part.register_to_config(_name_or_path="")
         super().save_pretrained(save_directory, **kwargs)
 
-    def _draw_chroma(
-        self, lightness: torch.Tensor, steps: int, generators: list[torch.Generator], bar: Any
+    @torch.no_grad()
+    def draw_chroma(
+        self,
+        lightness: torch.Tensor,
+        *,
+        num_inference_steps: int,
+        generators: list[torch.Generator],
+        on_step: Callable[[], object] | None = None,
     ) -> torch.Tensor:
-        """Sample a*, b* ``[B, 2, h, w]`` in CIELAB units for lightness ``[B, 1, h * f, w * f]``, noise to picture."""
+        """Sample a*, b* ``[B, 2, h, w]`` in CIELAB units for lightness ``[B, 1, h * f, w * f]``, noise to picture.
+
+        One generator a photo; ``on_step`` is called after each denoising step.
+        """
         device = self._execution_device
         condition = self.condition(lightness.to(device))  # [B, C, h, w]
         shape = (len(lightness), 2, *condition.shape[-2:])
         if self.config.objective == "regression":
             nothing = torch.zeros(shape, device=device)
             predicted = self.unet(torch.cat((condition, nothing), dim=1).to(self.unet.dtype), 0).sample
-            bar.update(steps)
+            for _ in range(num_inference_steps):
+                if on_step:
+                    on_step()
             return predicted.float().cpu() * self.config.chroma_scale
-        self.scheduler.set_timesteps(steps, device=device)
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
         takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
         extra = {"generator": generators} if takes_generator else {}
 
@@ -282,26 +345,28 @@ class ColorizationPipeline(DiffusionPipeline):
             predicted = self.unet(torch.cat((condition, noisy), dim=1).to(self.unet.dtype), timestep).sample
             # The sampler's sums stay in float32: half precision would add its own noise at every step.
             chroma = self.scheduler.step(predicted.float(), timestep, chroma, **extra).prev_sample
-            bar.update()
+            if on_step:
+                on_step()
         return chroma.cpu() * self.config.chroma_scale
 
-    def _to_working_size(self, lightness: torch.Tensor, size: int) -> tuple[torch.Tensor, tuple[float, float]]:
-        """Scale ``[1, H, W]`` to shorter side ``size`` and pad it to the UNet's stride.
-
-        Returns the padded lightness and the height and width of a chroma cell, in pixels of the photo.
-        """
-        height, width = lightness.shape[-2:]
+    def prepare(
+        self, photo: Lightness, *, working_size: int | None = None, box: tuple[int, int, int, int] | None = None
+    ) -> WorkingPhoto:
+        """Scale a photo, or the part of it inside ``box``, to the working size and pad it to the UNet's stride."""
+        size = self.config.working_size if working_size is None else working_size
+        box = box or (0, 0, photo.height, photo.width)
+        height, width = box[2] - box[0], box[3] - box[1]
         pixel = max(min(height, width) / size, max(height, width) / (size * _LONGEST_OVER_WORKING_SIZE))
         rows, columns = max(1, round(height / pixel)), max(1, round(width / pixel))
-        scaled = F.interpolate(lightness[None], (rows, columns), mode="bilinear", antialias=True)
+        scaled = _scale(photo, box, rows=rows, columns=columns)
         factor = self.config.luma_factor
         stride = factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
         if self.image_encoder is not None:
             stride = math.lcm(stride, _ENCODER_STRIDE)
         down, right = -rows % stride, -columns % stride
         mode = "reflect" if down < rows and right < columns else "replicate"
-        padded = F.pad(scaled, (0, right, 0, down), mode=mode)[0]
-        return padded, (height / rows * factor, width / columns * factor)
+        padded = F.pad(scaled[None], (0, right, 0, down), mode=mode)[0]
+        return WorkingPhoto(lightness=padded, cell=(height / rows * factor, width / columns * factor), box=box)
 
     def _spawn_generators(
         self, generator: torch.Generator | list[torch.Generator] | None, photos: int
@@ -413,23 +478,54 @@ def _to_unit_range(array: np.ndarray) -> np.ndarray:
     return values
 
 
-def _compose(lightness: torch.Tensor, chroma: torch.Tensor, cell: tuple[float, float]) -> torch.Tensor:
-    """Join L* ``[1, H, W]`` with the chroma grid ``[2, h, w]``, of cells this high and wide, to sRGB ``[3, H, W]``."""
-    height, width = lightness.shape[-2:]
-    columns = upsample_columns(chroma.float(), width, cell[1])  # [2, h, W]
-    rgb = torch.empty(3, height, width)
-    rows = max(1, _STRIP_PIXELS // width)
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        lab = torch.cat((lightness[:, top:bottom], upsample_rows(columns, top, bottom, cell[0])))
-        rgb[:, top:bottom] = lab_to_rgb(fit_gamut(lab)).clamp(0, 1)
-    return rgb
+def _scale(photo: Lightness, box: tuple[int, int, int, int], *, rows: int, columns: int) -> torch.Tensor:
+    """The part of a photo inside ``box`` at another size, L* ``[1, rows, columns]``, antialiased.
+
+    Narrowed strip by strip, then shortened: the full-size float32 picture never exists.
+    """
+    top, left, bottom, right = box
+    narrow = [
+        F.interpolate(
+            photo.rows(max(start, top), min(stop, bottom))[None, ..., left:right],
+            (min(stop, bottom) - max(start, top), columns),
+            mode="bilinear",
+            antialias=True,
+        )
+        for start, stop in photo.strips()
+        if start < bottom and stop > top
+    ]
+    return F.interpolate(torch.cat(narrow, dim=-2), (rows, columns), mode="bilinear", antialias=True)[0]
 
 
-def _to_output(rgb: torch.Tensor, output_type: str) -> PIL.Image.Image | np.ndarray | torch.Tensor:
-    if output_type == "pt":
-        return rgb
-    array = rgb.movedim(0, -1)
-    if output_type == "np":
-        return array.numpy()
-    return PIL.Image.fromarray((array * 255).round().to(torch.uint8).numpy())
+def compose(photo: Lightness, chroma: torch.Tensor, *, working: WorkingPhoto) -> Iterator[torch.Tensor]:
+    """Join a photo's full-size lightness with its chroma grid ``[2, h, w]``, strip by strip from the top.
+
+    Yields:
+        sRGB ``[3, rows, W]`` in [0, 1], float32, for each of ``photo.strips()``.
+    """
+    top, left, bottom, right = working.box
+    columns = upsample_columns(chroma.float(), right - left, working.cell[1])  # [2, h, right - left]
+    for start, stop in photo.strips():
+        lightness = photo.rows(start, stop)
+        inside = slice(max(start, top) - start, max(min(stop, bottom) - start, 0))
+        full = torch.zeros(2, stop - start, photo.width)
+        if inside.start < inside.stop:
+            full[:, inside, left:right] = upsample_rows(
+                columns, max(start, top) - top, min(stop, bottom) - top, working.cell[0]
+            )
+        yield lab_to_displayable_rgb(torch.cat((lightness, full)))
+
+
+def _to_output(
+    photo: Lightness, strips: Iterator[torch.Tensor], output_type: str
+) -> PIL.Image.Image | np.ndarray | torch.Tensor:
+    """Collect the strips of :func:`compose` in what the caller asked for, without a second full-size copy."""
+    if output_type == "pil":
+        pixels = np.empty((photo.height, photo.width, 3), np.uint8)
+        for (top, bottom), rgb in zip(photo.strips(), strips, strict=True):
+            pixels[top:bottom] = (rgb * 255).round().movedim(0, -1).numpy()
+        return PIL.Image.fromarray(pixels)
+    full = torch.empty(3, photo.height, photo.width)
+    for (top, bottom), rgb in zip(photo.strips(), strips, strict=True):
+        full[:, top:bottom] = rgb
+    return full if output_type == "pt" else full.movedim(0, -1).numpy()

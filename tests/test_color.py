@@ -9,9 +9,11 @@ from colorized_pipeline.color import (
     downsample_chroma,
     fit_gamut,
     gray_to_lightness,
+    lab_to_displayable_rgb,
     lab_to_rgb,
     lightness_to_gray,
     linear_to_srgb,
+    rgb_to_gray,
     rgb_to_lab,
     srgb_to_linear,
     upsample_columns,
@@ -97,6 +99,19 @@ def test_fit_gamut_leaves_displayable_colours_alone() -> None:
     lab = rgb_to_lab(random_rgb(3, 30, 30, dtype=torch.float32))
     lab[0].clamp_(0, 100)
     assert torch.equal(fit_gamut(lab), lab)
+
+
+def test_displayable_rgb_is_the_fitted_colour() -> None:
+    generator = torch.Generator().manual_seed(2)
+    lab = torch.rand(3, 50, 60, generator=generator) * torch.tensor([120.0, 160.0, 160.0]).reshape(3, 1, 1)
+    lab -= torch.tensor([10.0, 80.0, 80.0]).reshape(3, 1, 1)
+    expected = lab_to_rgb(fit_gamut(lab)).clamp(0, 1)
+    assert (lab_to_displayable_rgb(lab) - expected).abs().max() < 1e-6
+
+
+def test_rgb_to_gray_is_the_grey_of_the_same_lightness() -> None:
+    rgb = random_rgb(3, 20, 30)
+    assert torch.allclose(gray_to_lightness(rgb_to_gray(rgb)), rgb_to_lab(rgb)[:1], atol=1e-3)
 
 
 def test_fit_gamut_works_on_batches() -> None:

@@ -1,0 +1,93 @@
+"""What a colour copy says of its making, and proof that the scan's lightness is still in it."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .color import gray_to_lightness
+from .copies import read_label
+from .files import write_atomically
+from .labels import DIGITAL_SOURCE_TYPE, read_xmp
+from .provenance import read_manifest
+from .scans import hash_file, open_scan
+
+_SHOWN = (
+    "Iptc4xmpExt:DigitalSourceType",
+    "Iptc4xmpExt:AISystemUsed",
+    "Iptc4xmpExt:AISystemVersionUsed",
+    "xmp:CreatorTool",
+    "dc:description",
+)
+
+
+def describe(photo: Path) -> dict[str, str]:
+    """What a photo's label says, ``{XMP property: text}``; empty if it has none of ours.
+
+    Raises:
+        OSError: if it can't be read as a photo.
+    """
+    packet = read_label(photo)
+    try:
+        found = read_xmp(packet) if packet else {}
+    except ValueError:
+        return {}
+    if found.get("Iptc4xmpExt:DigitalSourceType") != DIGITAL_SOURCE_TYPE or "colorized:SourceSHA256" not in found:
+        return {}
+    names = [*_SHOWN, *(name for name in found if name.startswith(("xmpMM:DerivedFrom", "colorized:")))]
+    label = {name: found[name] for name in names if name in found}
+    if manifest := read_manifest(photo):
+        signature = manifest.get("signature_info", {})
+        signer = signature.get("common_name") or signature.get("issuer")
+        label["c2pa"] = f"{manifest['validation_state']}, signed by {signer}"
+    return label
+
+
+def compare_with_source(photo: Path, label: dict[str, str], source: Path) -> list[str]:
+    """Lines that say whether ``source`` is the labelled scan, and how far the lightness of each page differs."""
+    sha256 = hash_file(source)
+    same = sha256 == label.get("colorized:SourceSHA256")
+    lines = [f"source: {'the scan that the label names' if same else 'NOT the scan that the label names'} ({sha256})"]
+    copy, scan = open_scan(photo, max_megapixels=float("inf")), open_scan(source, max_megapixels=float("inf"))
+    for page, (ours, theirs) in enumerate(zip(copy.sizes, scan.sizes, strict=False)):
+        if ours != theirs:
+            lines.append(f"page {page + 1}: {ours[1]} x {ours[0]} pixels against the scan's {theirs[1]} x {theirs[0]}")
+            continue
+        mean, largest = _difference(copy.read_page(page), scan.read_page(page))
+        lines.append(f"page {page + 1}: lightness L* differs by {mean:.4f} on average, {largest:.4f} at most (of 100)")
+    return lines
+
+
+def _difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """Mean and largest absolute difference of L* of two grey pictures ``[H, W]``, strip by strip."""
+    total, largest, rows = 0.0, 0.0, max(1, 2**18 // first.shape[1])
+    for top in range(0, len(first), rows):
+        strips = (_lightness(gray[top : top + rows]) for gray in (first, second))
+        difference = (next(strips) - next(strips)).abs()
+        total, largest = total + float(difference.sum()), max(largest, float(difference.max()))
+    return total / first.size, largest
+
+
+def _lightness(gray: np.ndarray) -> torch.Tensor:
+    return gray_to_lightness(torch.from_numpy(gray.astype(np.float64) / np.iinfo(gray.dtype).max))
+
+
+def restore_grey(photo: Path, target: Path) -> None:
+    """Write a photo's lightness as a grey picture, of 16 bits if the photo has them.
+
+    Raises:
+        ValueError: if ``target`` isn't a .png or .tif, or the photo has several pages.
+        OSError: if a file can't be read or written.
+    """
+    formats = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF"}
+    if target.suffix.lower() not in formats:
+        raise ValueError(f"{target}: grey is written as .png or .tif")
+    scan = open_scan(photo, pages="first", max_megapixels=float("inf"))
+    gray = scan.read_page()
+    if scan.bits == 8 and gray.dtype == np.uint16:
+        gray = ((gray.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    options = {"dpi": scan.metadata.dpi} if scan.metadata.dpi else {}
+    write_atomically(
+        target, lambda stream: Image.fromarray(gray).save(stream, format=formats[target.suffix.lower()], **options)
+    )

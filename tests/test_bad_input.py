@@ -1,0 +1,320 @@
+"""Files that an archive holds and no one expects: each gets one clear line, the others go on, nothing leaves OUT."""
+
+import io
+import os
+import resource
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from conftest import make_pipeline
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from skimage import data as skimage_data
+from typer.testing import CliRunner, Result
+
+from colorized_pipeline.cli import app
+from colorized_pipeline.labels import Label, build_xmp
+from colorized_pipeline.scans import open_scan
+
+ROOT = Path(__file__).parents[1]
+GREY = np.ascontiguousarray(skimage_data.camera()[:44, :60])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    make_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def run(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    Image.fromarray(GREY).save("in/good.png")
+
+    def invoke(*words: str) -> Result:
+        return CliRunner().invoke(app, ["colorize", *words, "--checkpoint", str(checkpoint), "--device", "cpu"])
+
+    return invoke
+
+
+def encoded(format_name: str, **options) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(GREY).save(stream, format_name, **options)
+    return stream.getvalue()
+
+
+def tiff(array: np.ndarray, **options) -> bytes:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, array, **options)
+    return stream.getvalue()
+
+
+def png_bomb() -> bytes:
+    """A PNG of 50 kB that says that it is 60000 x 60000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    header = (60_000).to_bytes(4, "big") * 2 + b"\x08\x00\x00\x00\x00"
+    pixels = zlib.compress(bytes(50_000_000), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+UNREADABLE: dict[str, tuple[Callable[[], bytes], str]] = {
+    "empty.jpg": (lambda: b"", "the file is empty"),
+    "text.png": (lambda: b"Dear archive, the photo is in the other box.\n", "not a photo"),
+    "zeros.tif": (lambda: bytes(4096), "not a photo"),
+    "cut.jpg": (lambda: encoded("JPEG")[:-200], "copy it again"),
+    "cut.png": (lambda: encoded("PNG")[:500], ""),
+    "cut.tif": (lambda: encoded("TIFF")[:1000], ""),
+    "cut16.tif": (lambda: tiff(GREY.astype(np.uint16) * 257)[:3000], ""),
+    "header-only.tif": (lambda: b"II*\0\x08\0\0\0", ""),
+    "loop.tif": (lambda: b"II*\0\x08\0\0\0\0\0\x08\0\0\0", ""),
+    "bomb.png": (png_bomb, "--max-megapixels"),
+    "nan.tif": (lambda: tiff(np.full((9, 9), np.nan, np.float32)), "NaN"),
+    "elevation.tif": (lambda: tiff(np.full((9, 9), 812.5, np.float32)), r"must lie in [0, 1]"),
+    "negative.tif": (lambda: tiff(np.full((9, 9), -4, np.int32)), "aren't"),
+    "complex.tif": (lambda: tiff(np.ones((9, 9), np.complex64)), ""),
+    "volume.tif": (lambda: tiff(np.ones((9, 8, 7, 2), np.uint16), photometric="minisblack", volumetric=True), ""),
+}
+READABLE: dict[str, Callable[[], bytes]] = {
+    "is-a-png.jpg": lambda: encoded("PNG"),
+    "one-pixel.png": lambda: imagecodecs.png_encode(GREY[:1, :1]),
+    "tall.png": lambda: imagecodecs.png_encode(np.resize(GREY, (20_000, 1))),
+    "wide.tif": lambda: tiff(np.resize(GREY, (1, 20_000))),
+    "two pixels.bmp": lambda: encoded("BMP"),
+    "ünïcödé 新しい写真 🎞.png": lambda: encoded("PNG"),
+    "new\nline\x1b[31m.png": lambda: encoded("PNG"),
+    "-o.png": lambda: encoded("PNG"),
+    "%s{0}$(id).png": lambda: encoded("PNG"),
+    "x" * 251 + ".png": lambda: encoded("PNG"),
+    "hostile-xmp.png": lambda: encoded("PNG", pnginfo=None),
+}
+
+
+def test_corpus(run) -> None:
+    """All at once, in a tree: one line for each bad one, results for all the others."""
+    for name, (make, _) in UNREADABLE.items():
+        (Path("in") / name).write_bytes(make())
+    for name, make in READABLE.items():
+        (Path("in") / name).write_bytes(make())
+    (Path("in") / os.fsdecode(b"latin-\xff.png")).write_bytes(encoded("PNG"))
+    Path("in/sub").mkdir()
+    Path("in/sub/loop").symlink_to("..")
+    Path("in/dangling.png").symlink_to("nowhere.png")
+    Path("in/folder.png").mkdir()
+    os.mkfifo("in/pipe.png")
+
+    result = run("in", "-o", "out", "--recursive")
+    assert result.exit_code == 1 and "Traceback" not in result.output
+    lines = [line for line in result.stderr.splitlines() if "Error: " in line]
+    bad = {**{name: words for name, (_, words) in UNREADABLE.items()}, "dangling.png": "no such file"}
+    assert len(lines) == len(bad)
+    for name, words in bad.items():
+        (line,) = (line for line in lines if f"/{name}:" in line)
+        assert words in line and "\x1b" not in line
+    assert result.stderr.count("isn't followed") == 1
+    made = {path.name for path in Path("out").iterdir()} - {"colorized-manifest.jsonl"}
+    assert made == {"good.png", os.fsdecode(b"latin-\xff.png"), *READABLE}
+    for name in ("one-pixel.png", "tall.png", "wide.tif"):
+        assert Image.open(f"out/{name}").size == Image.open(f"in/{name}").size
+    again = run("in", "-o", "out", "--recursive")
+    assert again.exit_code == 1 and f"{len(READABLE) + 2} were done before" in again.stdout
+
+
+def test_a_large_scan_is_read_when_told_to(run) -> None:
+    Image.new("L", (1500, 1000), 90).save("in/large.png")
+    assert run("in", "-o", "out", "--max-megapixels", "1").exit_code == 1
+    assert run("in", "-o", "out", "--overwrite", "--max-megapixels", "1.5").exit_code == 0
+
+
+def test_names_that_are_too_long(run) -> None:
+    result = run("x" * 300 + ".png", "-o", "out.png")
+    assert result.exit_code == 2 and "Traceback" not in result.output and "xxx" in result.stderr
+    result = run("in/good.png", "-o", "y" * 300 + ".png")
+    assert result.exit_code == 2 and "shorter" in result.stderr
+    (Path("in") / ("z" * 249 + ".gif")).write_bytes(encoded("GIF"))
+    assert run("in", "-o", "out").exit_code == 0
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_no_permission_to_read(run) -> None:
+    Path("in/secret.png").write_bytes(encoded("PNG"))
+    Path("in/secret.png").chmod(0)
+    result = run("in", "-o", "out")
+    assert result.exit_code == 1 and "secret.png: permission denied" in result.stderr and "1 of 2" in result.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
+def test_no_permission_to_read_or_write_as_another_user(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("good.png", "secret.png"):
+        (tmp_path / "in" / name).write_bytes(encoded("PNG"))
+    (tmp_path / "in" / "secret.png").chmod(0)
+    script = f"""
+import os, sys
+from typer.testing import CliRunner
+from colorized_pipeline.batch import Batch
+from colorized_pipeline.cli import app
+os.chdir({str(tmp_path)!r}); os.mkdir("out"); os.chown("out", 65534, 65534); os.chmod(".", 0o777)
+words = ["--checkpoint", {str(checkpoint)!r}, "--device", "cpu"]
+import diffusers.models.unets.unet_2d, torch
+from colorized_pipeline.cli import _load_pipeline
+pipe = _load_pipeline({str(checkpoint)!r}, "cpu")
+from colorized_pipeline.batch import Settings
+from colorized_pipeline.files import find_photos, plan_jobs
+from pathlib import Path
+os.setgid(65534); os.setuid(65534)
+jobs = plan_jobs(find_photos([Path("in")]), Path("out"), inputs=[Path("in")])
+settings = Settings(0, 1, 1.0, 32, "-", "-")
+for outcome in Batch(pipe, settings, output=Path("out")).run(jobs): print(outcome.state, outcome.message)
+jobs = plan_jobs(find_photos([Path("in/good.png")]), Path("in"), inputs=[Path("in/good.png")], suffix=".tif")
+for outcome in Batch(pipe, settings, output=Path("in")).run(jobs): print(outcome.state, outcome.message)
+"""
+    for folder in (tmp_path, *list(tmp_path.parents)[:-1]):
+        if folder.owner() == "root" and folder.is_relative_to("/tmp") and folder != Path("/tmp"):
+            folder.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3
+    assert [line for line in lines if "secret.png: permission denied; make the file readable" in line]
+    assert [line for line in lines if line.startswith("failed") and "choose a folder that you may write to" in line]
+
+
+def test_disk_full(checkpoint: Path, tmp_path: Path) -> None:
+    """A limit on file size stands for the full disk: the same error at the same place, for any user."""
+    (tmp_path / "in").mkdir()
+    big = np.random.default_rng(0).integers(0, 255, (400, 400), dtype=np.uint8)
+    Image.fromarray(big).save(tmp_path / "in" / "big.png")
+    Image.fromarray(GREY).save(tmp_path / "in" / "good.png")
+    done = subprocess.run(
+        [sys.executable, "-m", "colorized_pipeline", "colorize", "in", "-o", "out", "-r", "--checkpoint", checkpoint],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "1 of 2 photos" in done.stdout and "Traceback" not in done.stderr
+    assert "big.png: can't be written (" in done.stderr
+    made = {path.name for path in (tmp_path / "out").iterdir()}
+    assert made == {"good.png", "colorized-manifest.jsonl"}  # nothing half-written, no temporary folder
+
+
+def test_no_path_leaves_the_output_folder(run) -> None:
+    Path("outside").mkdir()
+    Path("in/sub").mkdir()
+    Image.fromarray(GREY).save("in/sub/a.png")
+    Path("out").mkdir()
+    Path("out/sub").symlink_to("../outside")
+    result = run("in", "-o", "out", "-r")
+    assert result.exit_code == 1 and "would be outside of out" in result.stderr
+    assert not list(Path("outside").iterdir())
+    assert run("in/../in/sub/../sub/a.png", "-o", "flat").exit_code == 0
+    assert [path.name for path in Path("flat").iterdir()] == ["a.png"]
+
+
+def test_a_linked_result_is_replaced_not_followed(run) -> None:
+    Path("precious.png").write_text("precious")
+    Path("out").mkdir()
+    Path("out/good.png").symlink_to("../precious.png")
+    assert "exists; add --overwrite" in run("in", "-o", "out").stderr
+    assert run("in", "-o", "out", "--overwrite").exit_code == 0
+    assert Path("precious.png").read_text() == "precious" and not Path("out/good.png").is_symlink()
+
+
+def test_output_equal_to_input(run) -> None:
+    before = Path("in/good.png").read_bytes()
+    for recursive in ((), ("-r",)):
+        result = run("in", "-o", "in", "--overwrite", *recursive)
+        assert result.exit_code == 1 and "inputs are never overwritten" in result.stderr
+    assert Path("in/good.png").read_bytes() == before
+
+
+def test_hostile_or_damaged_metadata_are_left_out_with_a_note(run) -> None:
+    bomb = b'<!DOCTYPE x [<!ENTITY a "aaaa">]><x:xmpmeta xmlns:x="adobe:ns:meta/">&a;</x:xmpmeta>'
+    Image.fromarray(GREY).save("in/xmp.jpg", xmp=bomb)
+    long = build_xmp(Label("a", "b", {f"N{n}": "x" * 900 for n in range(70)})).replace(b"urn:colorized", b"urn:other")
+    Image.fromarray(GREY).save("in/long.webp", xmp=long)
+    Image.fromarray(GREY).save("in/exif.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + bytes(40))
+    result = run("in", "-o", "out", "-r")
+    assert result.exit_code == 0, result.output
+    assert "in/xmp.jpg: its XMP with a document type and is left out" in result.stderr
+    result = run("in", "-o", "jpg", "-r", "--format", "jpg")
+    assert result.exit_code == 0 and "long.webp: its XMP is too long" in result.stderr
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "pickle", "json", "wrong shape"])
+def test_bad_checkpoints(run, checkpoint: Path, tmp_path: Path, damage: str) -> None:
+    import shutil
+
+    folder = tmp_path / "broken"
+    shutil.copytree(checkpoint, folder)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif damage == "missing":
+        weights.unlink()
+    elif damage == "pickle":  # would make a file if it were loaded
+        weights.unlink()
+        code = b"cos\nsystem\n(S'touch " + str(tmp_path / "owned").encode() + b"'\ntR."
+        (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(code)
+    elif damage == "json":
+        (folder / "model_index.json").write_text("{")
+    else:
+        config = folder / "unet" / "config.json"
+        config.write_text(config.read_text().replace('"in_channels": 18', '"in_channels": 3'))
+    words = ["colorize", "in/good.png", "-o", "x.png", "--device", "cpu", "--checkpoint", str(folder)]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2 and f"Error: checkpoint {folder} can't be loaded" in result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.strip()]
+    assert len(errors) == 1 and not (tmp_path / "owned").exists() and not Path("x.png").exists()
+
+
+SEEDS = {
+    "png": encoded("PNG"),
+    "jpeg": encoded("JPEG"),
+    "webp": encoded("WEBP"),
+    "bmp": encoded("BMP"),
+    "gif": encoded("GIF"),
+    "tiff": encoded("TIFF", compression="tiff_lzw"),
+    "tiff16": tiff(GREY.astype(np.uint16) * 257, compression="lzw", predictor=True),
+    "png16": imagecodecs.png_encode(np.stack([GREY.astype(np.uint16) * 257] * 3, axis=-1)),
+    "jp2": encoded("JPEG2000"),
+}
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(sorted(SEEDS)),
+    cut=st.integers(0, 400),
+    flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=12),
+)
+def test_damaged_files_are_read_or_refused_by_name(
+    tmp_path: Path, kind: str, cut: int, flips: list[tuple[int, int]]
+) -> None:
+    content = bytearray(SEEDS[kind])
+    for position, value in flips:
+        content[position % len(content)] = value
+    file = tmp_path / "fuzzed.img"
+    file.write_bytes(content[: max(1, len(content) - cut)])
+    try:
+        scan = open_scan(file, max_megapixels=1)
+        for page in range(len(scan.sizes)):
+            gray = scan.read_page(page)
+            assert gray.dtype in (np.uint8, np.uint16) and gray.shape == scan.sizes[page]
+    except (OSError, ValueError, MemoryError) as error:
+        assert str(file) in str(error) and "\n" not in str(error)

@@ -1,0 +1,79 @@
+"""Mounts and padding stay grey; skies and plain photos are not taken for them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_pipeline
+from PIL import Image
+from skimage import data as skimage_data
+from typer.testing import CliRunner
+
+from colorized_pipeline.borders import find_picture
+from colorized_pipeline.cli import app
+from colorized_pipeline.color import rgb_to_lab
+from colorized_pipeline.pipeline import Lightness
+
+PHOTO = skimage_data.camera()[:300, :400]
+
+
+def mounted(top: int, left: int, bottom: int, right: int, *, level: int = 200, noise: float = 0.0) -> np.ndarray:
+    gray = np.pad(PHOTO, ((top, bottom), (left, right)), constant_values=level).astype(float)
+    gray += np.random.default_rng(0).normal(0, noise, gray.shape)
+    gray[top : top + 300, left : left + 400] = PHOTO
+    return gray.round().clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("sides", "level", "noise"),
+    [
+        ((40, 40, 40, 40), 255, 0.0),
+        ((40, 40, 40, 40), 0, 0.0),
+        ((30, 60, 90, 60), 215, 3.0),  # a paper mount, heavier below
+        ((0, 80, 0, 80), 128, 0.0),  # padded to a wider shape
+        ((100, 0, 100, 0), 20, 2.0),
+    ],
+)
+def test_borders_are_found(sides: tuple[int, int, int, int], level: int, noise: float) -> None:
+    top, left = sides[:2]
+    box = find_picture(Lightness(mounted(*sides, level=level, noise=noise)))
+    assert np.abs(np.subtract(box, (top, left, top + 300, left + 400))).max() <= 4
+
+
+@pytest.mark.parametrize("photo", ["camera", "sky above", "plain", "gradient", "tiny"])
+def test_photos_without_borders_stay_whole(photo: str) -> None:
+    sky = np.concatenate((np.full((100, 400), 220, np.uint8), PHOTO[100:]))
+    gray = {
+        "camera": PHOTO,
+        "sky above": sky,
+        "plain": np.full((200, 300), 128, np.uint8),
+        "gradient": np.tile(np.linspace(0, 255, 300).astype(np.uint8), (200, 1)),
+        "tiny": PHOTO[:9, :9],
+    }[photo]
+    assert find_picture(Lightness(np.ascontiguousarray(gray))) == (0, 0, *gray.shape)
+
+
+def test_scaling_of_a_large_scan() -> None:
+    gray = np.kron(mounted(40, 40, 40, 40, level=230), np.ones((5, 5), np.uint8))
+    box = find_picture(Lightness(gray))
+    assert np.abs(np.subtract(box, (200, 200, 1700, 2200))).max() <= 10
+
+
+def test_borders_get_no_colour(tmp_path: Path) -> None:
+    make_pipeline().save_pretrained(tmp_path / "checkpoint")
+    Image.fromarray(mounted(50, 60, 70, 80, level=140)).save(tmp_path / "scan.png")
+
+    def chroma(*options: str) -> np.ndarray:
+        words = [str(tmp_path / "scan.png"), "-o", str(tmp_path / "x.png"), "--overwrite", "--device", "cpu", *options]
+        result = CliRunner().invoke(app, ["colorize", *words, "--checkpoint", str(tmp_path / "checkpoint")])
+        assert result.exit_code == 0, result.output
+        rgb = torch.from_numpy(np.array(Image.open(tmp_path / "x.png"))).movedim(-1, 0).double() / 255
+        return rgb_to_lab(rgb)[1:].norm(dim=0).numpy()
+
+    kept = chroma()
+    border = np.ones(kept.shape, bool)
+    border[47:353, 57:463] = False
+    assert kept[border].max() < 0.1
+    assert kept[60:340, 70:450].mean() > 2
+    assert chroma("--colour-borders")[border].mean() > 2
