@@ -3,6 +3,7 @@
 Every visitor's files lie in folders of their own session and go with it; jobs wait in one queue, one runs at a time.
 """
 
+import contextvars
 import html
 import secrets
 import tempfile
@@ -14,20 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import torch
+import numpy as np
+import tifffile
 from PIL import Image
 
 from . import EXAMPLES, ColorizationPipeline
-from .color import lightness_to_gray
-from .files import PHOTO_SUFFIXES, save_photo
-from .pipeline import _decode_file, _read_lightness
+from .batch import Batch, Settings
+from .files import PHOTO_SUFFIXES
+from .files import Job as Copy
+from .scans import open_scan
 
 NOTE = (
     "**The colours are invented.** A grey photo fits many colourings; each variant is one. Label every result as a "
     "colorization, keep the grey original, and don't use a result as evidence of what colour anything was."
 )
 _PREVIEW_EDGE = 1600  # pixels of the longer edge on screen; downloads are full size
-_SMOOTH = Image.Resampling.BILINEAR  # the best that 16-bit pictures can have in Pillow
+_SMOOTH = Image.Resampling.LANCZOS
 _SECONDS_KEPT = 3600
 _TROUBLE = (OSError, ValueError, MemoryError, Image.DecompressionBombError)  # a photo's, not the server's
 _CSS = """
@@ -68,9 +71,9 @@ class Job:
     seeds: list[int]
 
 
-def build_page(pipe: ColorizationPipeline, limits: Limits) -> gr.Blocks:
-    """The page around a loaded pipeline, ready for :func:`serve`."""
-    worker = Worker(pipe, limits)
+def build_page(pipe: ColorizationPipeline, limits: Limits, *, checkpoint: str) -> gr.Blocks:
+    """The page around a loaded pipeline, ready for :func:`serve`; ``checkpoint`` is its hash, for the labels."""
+    worker = Worker(pipe, limits, checkpoint)
     with gr.Blocks(
         title="COLORIZED", analytics_enabled=False, delete_cache=(_SECONDS_KEPT // 6, _SECONDS_KEPT)
     ) as page:
@@ -195,8 +198,8 @@ def _build_settings(worker: "Worker") -> list[Any]:
 class Worker:
     """What the page's buttons do. Holds nothing of any visitor: that comes in and goes out as arguments."""
 
-    def __init__(self, pipe: ColorizationPipeline, limits: Limits) -> None:
-        self.pipe, self.limits = pipe, limits
+    def __init__(self, pipe: ColorizationPipeline, limits: Limits, checkpoint: str) -> None:
+        self.pipe, self.limits, self.checkpoint = pipe, limits, checkpoint
 
     def receive(self, path: str | None) -> tuple[str | None, Arrival | None]:
         """A photo as it arrives: checked, and shown in grey, as browsers can't show every format."""
@@ -233,12 +236,14 @@ class Worker:
             for number in range(variants):
                 chosen = int(seed) + number
                 desc = f"variant {number + 1} of {variants}"
-                with _StepBar(self.pipe, progress, number=number, jobs=variants, desc=desc):
-                    result = self._draw(photo, steps, chosen, intensity)
+                bar = _StepBar(progress, steps=steps, number=number, jobs=variants, desc=desc)
                 target = Path(folder.name) / f"{photo.stem}-colour-{chosen}{_suffix(photo)}"
-                save_photo(result, target)
+                settings = self._settings(steps=steps, seed=chosen, intensity=intensity, batch_size=1)
+                for outcome in Batch(self.pipe, settings).run([Copy(photo, target, Path(photo.name))], on_step=bar):
+                    if outcome.state == "failed":
+                        raise ValueError(outcome.message)
                 job.files.append(target)
-                job.previews.append(_fit_screen(result))
+                job.previews.append(_fit_screen(_read_copy(target)))
                 job.seeds.append(chosen)
                 captions = [f"seed {one}" for one in job.seeds]
                 yield (
@@ -271,73 +276,67 @@ class Worker:
             raise _message(f"{len(paths)} photos are more than this page takes at once ({self.limits.batch_photos}).")
         folder = tempfile.TemporaryDirectory(prefix="colorized-app-")
         archive, failures, names = Path(folder.name) / "colorized.zip", [], set[str]()
+        photos = [Path(path) for path in paths]
+        copies = [Copy(photo, Path(folder.name) / _free_name(photo, names), Path(photo.name)) for photo in photos]
+        batch = Batch(self.pipe, self._settings(steps=steps, seed=seed, intensity=intensity))
+        for number, outcome in enumerate(batch.run(copies), start=1):
+            progress(number / len(copies), desc=f"photo {number} of {len(copies)}")
+            if outcome.state == "failed":
+                failures.append(_reason(ValueError(outcome.message), outcome.job.source))
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as results:
-            for number, photo in enumerate(map(Path, paths)):
-                try:
-                    self._check_size(photo)
-                    desc = f"photo {number + 1} of {len(paths)}"
-                    with _StepBar(self.pipe, progress, number=number, jobs=len(paths), desc=desc):
-                        result = self._draw(photo, steps, int(seed), intensity)
-                    target = Path(folder.name) / _free_name(photo, names)
-                    save_photo(result, target)
-                    results.write(target, target.name)
-                    target.unlink()
-                except _TROUBLE as error:
-                    failures.append(_reason(error, photo))
-        done = len(paths) - len(failures)
-        lines = [f"**{done} of {len(paths)} photos colorized**, seed {int(seed)}."]
-        lines += [f"- Error: {html.escape(reason)}" for reason in failures]
+            for copy in copies:
+                if copy.target.exists():
+                    results.write(copy.target, copy.target.name)
+                    copy.target.unlink()
+        done = len(copies) - len(failures)
+        lines = [f"**{done} of {len(copies)} photos colorized**, seed {int(seed)}."]
+        lines += [f"- Error: {html.escape(reason)}" for reason in sorted(failures)]
         button = gr.DownloadButton("Download ZIP", value=str(archive) if done else None, interactive=bool(done))
         return "\n".join(lines), button, folder
 
-    def _draw(self, photo: Path, steps: int, seed: int, intensity: float) -> Image.Image:
-        generator = torch.Generator().manual_seed(seed)
-        return self.pipe(photo, num_inference_steps=int(steps), generator=generator, intensity=intensity).images[0]
-
-    def _check_size(self, photo: Path) -> None:
-        """Raises ``OSError`` for no photo, ``ValueError`` for one over the limit, before its pixels are decoded."""
-        try:
-            with Image.open(photo) as image:
-                width, height = image.size
-        except Exception as error:  # Pillow's decoders raise errors of many types for damaged files
-            raise OSError(f"{photo}: can't be read as a photo ({error})") from error
-        if width * height > self.limits.megapixels * 1e6:
-            raise ValueError(
-                f"{photo}: {width} x {height} pixels are over this page's limit of {self.limits.megapixels:g} "
-                "megapixels; the command `colorized colorize` has none"
-            )
+    def _settings(self, *, steps: int, seed: int, intensity: float, batch_size: int = 4) -> Settings:
+        return Settings(
+            seed=int(seed),
+            steps=int(steps),
+            intensity=intensity,
+            working_size=self.pipe.config.working_size,
+            checkpoint=self.checkpoint,
+            scheduler=type(self.pipe.scheduler).__name__,
+            batch_size=batch_size,
+            max_megapixels=self.limits.megapixels,
+        )
 
     def _preview(self, photo: Path) -> Image.Image:
         """The photo in grey, as the network will see it, at screen size."""
-        self._check_size(photo)
-        gray = lightness_to_gray(_read_lightness(_fit_screen(_decode_file(photo))))
-        return Image.fromarray((gray[0] * 255).round().to(torch.uint8).numpy())
+        gray = open_scan(photo, pages="first", max_megapixels=self.limits.megapixels).read_page()
+        return _fit_screen(_to_8_bits(gray))
 
 
 class _StepBar:
-    """Inside the block the pipeline's denoising steps move the page's bar, of which one job of ``jobs`` is a part."""
+    """Called after each denoising step, from whatever thread: moves the page's bar, of which a job is one part."""
 
-    def __init__(
-        self, pipe: ColorizationPipeline, progress: gr.Progress, *, number: int, jobs: int, desc: str
-    ) -> None:
-        self.pipe, self.progress = pipe, progress
-        self.number, self.jobs, self.desc = number, jobs, desc
+    def __init__(self, progress: gr.Progress, *, steps: int, number: int, jobs: int, desc: str) -> None:
+        self.progress, self.steps, self.number, self.jobs, self.desc = progress, steps, number, jobs, desc
+        self.done = 0
+        self.context = contextvars.copy_context()  # gradio finds the visitor there
+        self.progress(number / jobs, desc=desc)
 
-    def __enter__(self) -> None:
-        self.progress(self.number / self.jobs, desc=self.desc)
-        self.pipe.progress_bar = self._bar
-
-    def __exit__(self, *error: object) -> None:
-        del self.pipe.progress_bar  # the class's own shows again
-
-    @contextmanager
-    def _bar(self, total: int) -> Iterator["_StepBar"]:
-        self.total, self.done = total, 0
-        yield self
-
-    def update(self) -> None:
+    def __call__(self) -> None:
         self.done += 1
-        self.progress((self.number + self.done / self.total) / self.jobs, desc=self.desc)
+        fraction = min(1.0, self.done / self.steps)
+        self.context.run(self.progress, (self.number + fraction) / self.jobs, desc=self.desc)
+
+
+def _read_copy(file: Path) -> Image.Image:
+    """A colour copy's first page; Pillow can't read TIFF files of 16 bits."""
+    if file.suffix.lower() in (".tif", ".tiff"):
+        return _to_8_bits(tifffile.imread(file, key=0))
+    with Image.open(file) as image:
+        return image.convert("RGB")
+
+
+def _to_8_bits(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(pixels if pixels.dtype == np.uint8 else (pixels / 257).round().astype(np.uint8))
 
 
 @contextmanager
@@ -382,6 +381,4 @@ def _fit_screen(image: Image.Image) -> Image.Image:
     factor = max(image.size) / _PREVIEW_EDGE
     if factor <= 1:
         return image
-    if image.mode in ("1", "P", "PA"):  # these could only be thinned out, not averaged
-        image = image.convert("L" if image.mode == "1" else "RGB")
     return image.resize((max(1, round(image.width / factor)), max(1, round(image.height / factor))), _SMOOTH)

@@ -473,12 +473,14 @@ def serve_page(
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         try:
             from .app import Limits, build_page, serve
+            from .batch import hash_checkpoint
         except ImportError as error:
             typer.echo(f"Error: {error}; the page needs: pip install 'colorized[app]'", err=True)
             raise typer.Exit(2) from None
         limits = Limits(megapixels=max_megapixels, file_megabytes=max_file_mb, batch_photos=max_photos, queue=queue)
         try:
-            page = build_page(_load_pipeline(checkpoint, device), limits)
+            pipe = _load_pipeline(checkpoint, device)
+            page = build_page(pipe, limits, checkpoint=hash_checkpoint(_checkpoint_folder(checkpoint)))
         except (OSError, ValueError, RuntimeError) as error:
             typer.echo(f"Error: {error}", err=True)
             raise typer.Exit(2) from None
