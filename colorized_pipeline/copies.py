@@ -270,7 +270,7 @@ def _deflated(part: _Strips) -> Iterator[bytes]:
 
 def _deflate(strip: np.ndarray) -> bytes:
     return bytes(
-        imagecodecs.zlib_encode(imagecodecs.delta_encode(np.ascontiguousarray(strip), axis=1).tobytes(), level=5)
+        imagecodecs.deflate_encode(imagecodecs.delta_encode(np.ascontiguousarray(strip), axis=1).tobytes(), level=5)
     )
 
 

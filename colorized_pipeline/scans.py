@@ -135,6 +135,8 @@ def open_scan(
 def peek_pixels(file: Path) -> float:
     """About how many pixels a photo has, from its header alone; 0 if that can't be told. Never raises."""
     try:
+        if not file.is_file():  # opening a pipe would wait for its writer
+            return 0.0
         with _pillow(file) as image:
             return image.width * image.height
     except Exception:  # what is wrong with the file is said when it is read

@@ -132,6 +132,12 @@ def test_corpus(run) -> None:
     assert again.exit_code == 1 and f"{len(READABLE) + 2} were done before" in again.stdout
 
 
+def test_a_pipe_is_not_waited_for(run) -> None:
+    os.mkfifo("pipe.png")
+    result = run("pipe.png", "in/good.png", "-o", "out")
+    assert result.exit_code == 1 and "pipe.png: not a regular file" in result.stderr and "1 of 2" in result.stdout
+
+
 def test_a_large_scan_is_read_when_told_to(run) -> None:
     Image.new("L", (1500, 1000), 90).save("in/large.png")
     assert run("in", "-o", "out", "--max-megapixels", "1").exit_code == 1
