@@ -315,6 +315,8 @@ def evaluate(
         source = open_source(photos) if local else open_hub_source(photos[0], split=split)
         pipe = _load_pipeline(checkpoint, device)
         others = {"twin": _load_pipeline(twin, device)} if twin else None
+        for shown in (pipe, *(others or {}).values()):
+            shown.set_progress_bar_config(desc="denoising", leave=False)
         dataset = ColorizationDataset(
             source,
             resolution=resolution,
