@@ -277,7 +277,8 @@ def contact_sheet(results: torch.Tensor, truth: torch.Tensor) -> Image.Image:
         for place, index in enumerate(indices):
             triple = torch.cat((grays[index], results[index], truths[index]), dim=-1).movedim(0, -1)
             left, top = place % 4 * 3 * edge, (2 * part + place // 4) * (edge + caption)
-            draw.text((left + 2, top + 1), f"{title}: CIEDE2000 {errors[index]:.1f}  (grey, result, truth)", fill="black")
+            text = f"{title}: CIEDE2000 {errors[index]:.1f}  (grey, result, truth)"
+            draw.text((left + 2, top + 1), text, fill="black")
             sheet.paste(Image.fromarray((triple * 255).round().byte().numpy()), (left, top + caption))
     return sheet
 

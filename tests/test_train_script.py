@@ -235,6 +235,15 @@ def test_regression_twin(photos: Path, tmp_path: Path) -> None:
     assert np.array_equal(first, second)  # nothing is drawn
 
 
+def test_a_data_set_by_its_name(tmp_path: Path) -> None:
+    """``datasets.load_dataset`` takes the name of a folder as it takes one on the Hub, splits included."""
+    for split, count in (("train", 9), ("validation", 3)):
+        make_folder(tmp_path / "set" / split, count)
+    flags = {"train_data": None, "dataset_name": tmp_path / "set", "validation_split": "validation"}
+    log = run(command(tmp_path, tmp_path / "run", steps=3, sample_steps=0, **flags))
+    assert "training: 9 photos" in log and "validation: 2 photos" in log  # 2 is --validation_photos
+
+
 def test_the_settings_of_the_origin(photos: Path, tmp_path: Path) -> None:
     """Linear schedule, T = 300, epsilon, one lightness channel a chroma pixel."""
     flags = {"prediction_type": "epsilon", "beta_schedule": "linear", "num_train_timesteps": 300, "luma_factor": 1}
