@@ -180,9 +180,11 @@ pipe = _load_pipeline({str(checkpoint)!r}, "cpu")
 from colorized_pipeline.batch import Settings
 from colorized_pipeline.files import find_photos, plan_jobs
 from pathlib import Path
+settings = Settings(0, 1, 1.0, 32, "-", "-")
+# Once as root: what is imported on first use may lie where the other user can't read
+for _ in Batch(pipe, settings).run(plan_jobs(find_photos([Path("in")]), Path("warm"), inputs=[Path("in")])): pass
 os.setgid(65534); os.setuid(65534)
 jobs = plan_jobs(find_photos([Path("in")]), Path("out"), inputs=[Path("in")])
-settings = Settings(0, 1, 1.0, 32, "-", "-")
 for outcome in Batch(pipe, settings, output=Path("out")).run(jobs): print(outcome.state, outcome.message)
 jobs = plan_jobs(find_photos([Path("in/good.png")]), Path("in"), inputs=[Path("in/good.png")], suffix=".tif")
 for outcome in Batch(pipe, settings, output=Path("in")).run(jobs): print(outcome.state, outcome.message)
