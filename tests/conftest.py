@@ -1,6 +1,7 @@
 """Tiny real components: a UNet, the scheduler that training makes, an ImageNet-style encoder with random weights."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -56,6 +57,14 @@ def make_pipeline(*, encoder: bool = False, luma_factor: int = 4) -> Colorizatio
 def pipe(request: pytest.FixtureRequest) -> ColorizationPipeline:
     """The pipeline in both its forms."""
     return make_pipeline(encoder=request.param)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a saved plain pipeline."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    make_pipeline().save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from conftest import make_pipeline
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -26,13 +25,6 @@ from colorized_pipeline.scans import open_scan
 
 ROOT = Path(__file__).parents[1]
 GREY = np.ascontiguousarray(skimage_data.camera()[:44, :60])
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    make_pipeline().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

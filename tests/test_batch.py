@@ -37,13 +37,6 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from kill_trials import make_photos, results, run_trials  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    make_pipeline().save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def run(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_pipeline
 from PIL import Image
 from skimage import color as skimage_color
 from skimage import data as skimage_data
@@ -15,13 +14,6 @@ from typer.testing import CliRunner, Result
 
 from colorized_pipeline import __version__
 from colorized_pipeline.cli import app
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    make_pipeline().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

@@ -44,13 +44,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    make_pipeline().save_pretrained(folder)
-    return folder
-
-
 def run(photos: Path, checkpoint: Path, output: Path, *words: str) -> Result:
     small = ["--resolution", "32", "--variants", "2", "--variant-photos", "3", "--bound-photos", "3"]
     words = (str(photos), "--checkpoint", str(checkpoint), "-o", str(output), *small, *words)
