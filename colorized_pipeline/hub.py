@@ -115,8 +115,8 @@ def stage(
         folder: made if needed.
         repo_id: ``user/name``, written into the card's examples.
         caption: of the card's picture, which :func:`add_picture` puts there; None: the card shows none.
-        card: model card to use in which ``{{ repo_id }}`` is filled in; else the source folder's README.md; else one
-            made from the pipeline's own figures.
+        card: model card to use, with the pictures that it shows; ``{{ repo_id }}`` is filled in; else the source
+            folder's README.md; else one made from the pipeline's own figures.
         training: what :func:`training_facts` found, for the card.
 
     Raises:
@@ -133,7 +133,18 @@ def stage(
         pipe.save_pretrained(folder)
     text = _fill_card(card, repo_id) if card else _make_card(pipe, repo_id, training, caption)
     (folder / CARD).write_text(text, encoding="utf-8")
+    if card:
+        _copy_pictures(text, card.parent, folder)
     return pipe
+
+
+def _copy_pictures(text: str, beside: Path, folder: Path) -> None:
+    """Take along the pictures that a card shows by a path from its own folder; none from outside of it."""
+    for name in re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", text):
+        picture = beside / name
+        if picture.is_file() and picture.resolve().is_relative_to(beside.resolve()):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(picture, folder / name)
 
 
 def add_picture(folder: Path, picture: Image.Image | Path) -> None:

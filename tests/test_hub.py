@@ -22,6 +22,7 @@ from test_train_script import ROOT, command
 
 import train_colorization
 from colorized_pipeline import EXAMPLES
+from colorized_pipeline.hub import stage
 
 REPO = "alice/old-town"
 CLI = [sys.executable, "-c", "from colorized_pipeline.cli import main; main()"]
@@ -90,6 +91,17 @@ def test_push_is_one_commit_even_over_a_dropped_connection(hub: LocalHub, pushed
     assert hub.dropped_uploads == 0
     assert len(hub.repos[REPO].commits) == 2 and hub.repos[REPO].commits[0] == {}
     assert not hub.repos[REPO].private
+
+
+def test_a_card_takes_its_own_pictures_along(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "docs").mkdir(parents=True)
+    for name in ("mine/docs/sheet.jpg", "secret.jpg"):
+        (tmp_path / name).write_bytes(b"picture")
+    card = tmp_path / "mine" / "card.md"
+    card.write_text("![a](docs/sheet.jpg) ![b](../secret.jpg) ![c](https://example.org/x.jpg) ![d](missing.jpg)\n")
+    stage(checkpoint, tmp_path / "staged", repo_id="alice/town", caption=None, card=card)
+    assert (tmp_path / "staged" / "docs" / "sheet.jpg").read_bytes() == b"picture"
+    assert not [file for file in (tmp_path / "staged").rglob("*.jpg") if file.name != "sheet.jpg"]
 
 
 def test_card_is_filled(pushed: dict[str, bytes]) -> None:
