@@ -47,6 +47,7 @@ from colorized_pipeline.training import (
     build_unet,
     checkpoint_step,
     diffusion_loss,
+    drop_condition,
     ema_weights,
     find_checkpoint,
     learning_rate,
@@ -59,7 +60,7 @@ from colorized_pipeline.training import (
 logger = logging.getLogger("train_colorization")
 
 # Streams of random numbers, kept apart by the second part of each seed.
-_NOISE, _VALIDATION, _SAMPLES, _SPLIT = 1, 2, 3, 4
+_NOISE, _VALIDATION, _SAMPLES, _SPLIT, _DROPOUT = 1, 2, 3, 4, 5
 _SAMPLE_STEPS = 25
 _STOPPED_PUSH_SECONDS = 20.0  # a run that was told to stop waits so long for its last upload
 _MAX_CHROMA = 110.0  # no colour in sRGB is further from grey along a* or b*
@@ -68,7 +69,7 @@ _MAX_CHROMA = 110.0  # no colour in sRGB is further from grey along a* or b*
 _FIXED_ON_RESUME = (
     "train_batch_size gradient_accumulation_steps seed resolution luma_factor chroma_scale preset image_encoder "
     "objective prediction_type beta_schedule num_train_timesteps zero_terminal_snr snr_gamma ema_decay "
-    "film_probability extra_data extra_share num_processes"
+    "film_probability extra_data extra_share condition_dropout feature_dropout num_processes"
 ).split()
 
 
@@ -125,6 +126,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     diffusion.add_argument("--snr_gamma", type=float, help="min-SNR weighting with this gamma (5 is usual)")
 
+    diffusion.add_argument(
+        "--condition_dropout", type=float, default=0.0,
+        help="share of training photos of which the UNet is told nothing, for guidance against it",
+    )  # fmt: skip
+    diffusion.add_argument(
+        "--feature_dropout", type=float, default=0.0,
+        help="share of training photos of which the UNet is told the lightness but no features of the image encoder",
+    )  # fmt: skip
+
     optimization = parser.add_argument_group("optimization")
     optimization.add_argument("--train_batch_size", type=int, default=32, help="photos a process and forward pass")
     optimization.add_argument("--gradient_accumulation_steps", type=int, default=1, help="forward passes a step")
@@ -180,6 +190,13 @@ def check_args(args: argparse.Namespace) -> None:
         raise ValueError("give --validation_split or --validation_data, not both")
     if args.objective == "regression" and args.snr_gamma is not None:
         raise ValueError("--snr_gamma weights timesteps, of which --objective regression has none; leave it out")
+    if min(args.condition_dropout, args.feature_dropout) < 0 or args.condition_dropout + args.feature_dropout >= 1:
+        raise ValueError(
+            f"--condition_dropout {args.condition_dropout} and --feature_dropout {args.feature_dropout} must be at "
+            "least 0 and leave some photos whole (a sum below 1)"
+        )
+    if args.objective == "regression" and (args.condition_dropout or args.feature_dropout):
+        raise ValueError("--condition_dropout and --feature_dropout serve guidance, which --objective regression has not")
     if args.prediction_type == "epsilon" and args.zero_terminal_snr:
         raise ValueError(
             "--zero_terminal_snr needs --prediction_type v_prediction: at SNR 0 the input is the noise, and "
@@ -537,6 +554,16 @@ def main(argv: list[str] | None = None) -> int:
         )
         with torch.no_grad(), accelerator.autocast():
             condition = pipe.condition(lightness).float()  # [B, C, r, r]
+        if args.condition_dropout or args.feature_dropout:
+            seed = derive_seed(args.seed, _DROPOUT, micro, accelerator.process_index)
+            draws = torch.rand(len(condition), generator=torch.Generator().manual_seed(seed)).to(condition.device)
+            condition = drop_condition(
+                condition,
+                draws,
+                luma_channels=pipe.config.luma_factor**2,
+                everything=args.condition_dropout,
+                features=args.feature_dropout,
+            )
         with accelerator.accumulate(unet):
             loss = objective_loss(
                 pipe,

@@ -98,6 +98,32 @@ def regression_loss(
     return (predicted - chroma).square().mean()
 
 
+def drop_condition(
+    condition: torch.Tensor, draws: torch.Tensor, *, luma_channels: int, everything: float, features: float
+) -> torch.Tensor:
+    """Hide part of what is known of some photos, so that one network also learns the answers of knowing less.
+
+    Guidance (Ho & Salimans 2022) needs both answers: what the condition adds is their difference.
+
+    Args:
+        condition: ``[B, C, h, w]``, lightness first; hidden channels become 0.
+        draws: uniform in [0, 1), ``[B]``.
+        luma_channels: how many of the C channels are lightness; the others are the image encoder's features.
+        everything: share of photos of which nothing is told.
+        features: share of photos of which only the lightness is told.
+    """
+    told_luma = draws >= everything
+    told_features = draws >= everything + features
+    told = torch.cat(
+        (
+            told_luma[:, None].expand(-1, luma_channels),
+            told_features[:, None].expand(-1, condition.shape[1] - luma_channels),
+        ),
+        dim=1,
+    )
+    return condition * told[..., None, None]
+
+
 def loss_target(
     scheduler: DDPMScheduler, chroma: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
 ) -> torch.Tensor:
