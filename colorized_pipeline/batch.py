@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from . import __version__
 from .borders import find_picture
-from .copies import FORMATS, MAX_XMP, ColourPage, write_copy
+from .copies import FORMATS, MAX_XMP, ColourPage, is_deep, write_copy
 from .files import Job, check_inside, output_format, write_atomically
 from .labels import Label, build_xmp
 from .pipeline import ColorizationPipeline, Lightness, WorkingPhoto, compose
@@ -412,7 +412,9 @@ class Batch:
         for page, working in enumerate(photo.working):
             lightness = Lightness(photo.gray if photo.gray is not None else photo.scan.read_page(page))
             chroma = photo.chroma[page] * self.settings.intensity
-            yield ColourPage(lightness.height, lightness.width, compose(lightness, chroma, working=working))
+            deep = is_deep(photo.format_name, photo.scan.bits)
+            strips = compose(lightness, chroma, working=working, deep=deep)
+            yield ColourPage(lightness.height, lightness.width, strips)
 
     def _label(self, photo: _Open) -> bytes:
         settings, metadata = self.settings, photo.scan.metadata
