@@ -197,9 +197,7 @@ def _write_jpeg(stream: IO[bytes], parts: Iterable[_Strips], metadata: Metadata,
         options["exif"] = exif
     if metadata.iptc and len(metadata.iptc) <= _MAX_SEGMENT:
         options["extra"] = _photoshop_segment(metadata.iptc)
-    part.image().save(
-        stream, format="JPEG", quality=95, subsampling=0, icc_profile=srgb_profile(), xmp=xmp, **options
-    )
+    part.image().save(stream, format="JPEG", quality=95, subsampling=0, icc_profile=srgb_profile(), xmp=xmp, **options)
 
 
 def _photoshop_segment(iptc: bytes) -> bytes:
