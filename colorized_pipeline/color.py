@@ -209,7 +209,7 @@ def _limit_chroma(lab: torch.Tensor) -> torch.Tensor:
 
 @cache
 def _chroma_limits() -> torch.Tensor:
-    """The largest chroma inside sRGB at each L* of ``_LIMIT_ROWS`` and each hue angle from -pi to pi, flat, row by row."""
+    """The largest chroma inside sRGB, flat: a row for each L*, in it the hue angles from -pi to pi."""
     lightness = torch.linspace(0, L_MAX, _LIMIT_ROWS).repeat_interleave(_LIMIT_HUES + 1)
     hue = torch.linspace(-math.pi, math.pi, _LIMIT_HUES + 1).repeat(_LIMIT_ROWS)
     direction = torch.stack((hue.cos(), hue.sin()))
