@@ -145,7 +145,7 @@ def evaluate(
     if groups is not None:
         figures["groups"] = _group_figures(results, truth, groups)
     if extent.bound_photos and pipe.config.objective == "diffusion":
-        figures["bound"] = _bound_figures(pipe, dataset, photos=extent.bound_photos, seed=seed)
+        figures["bound"] = bound_figures(pipe, dataset, photos=extent.bound_photos, seed=seed)
     return Report(figures, contact_sheet(results, truth))
 
 
@@ -216,7 +216,7 @@ def _group_figures(results: torch.Tensor, truth: torch.Tensor, groups: Sequence[
     return figures
 
 
-def _bound_figures(
+def bound_figures(
     pipe: ColorizationPipeline, dataset: ColorizationDataset, *, photos: int, seed: int
 ) -> dict[str, Any]:
     """The variational bound in bits per chroma dimension, chroma rounded to BIN_WIDTH."""
