@@ -33,7 +33,7 @@ from .color import (
     upsample_columns,
     upsample_rows,
 )
-from .variants import count_variants, order_by_typicality, spread
+from .variants import check_answers, count_variants, order_by_typicality, spread
 
 PhotoInput = str | Path | PIL.Image.Image | np.ndarray | torch.Tensor
 
@@ -273,10 +273,7 @@ class ColorizationPipeline(DiffusionPipeline):
             raise ValueError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}")
         variants = count_variants(num_variants, consensus=consensus, uncertainty=return_uncertainty)
         _check_counts(num_variants=variants)
-        if variants > 1 and self.config.objective == "regression":
-            raise ValueError(
-                f"this checkpoint is a regression, which has one answer: num_variants={variants} of it are equal"
-            )
+        check_answers(self.config.objective, variants)
 
         # 2. Every accepted input becomes full-size lightness, [1, H, W] in [0, 100]
         photos = [Lightness(_read_lightness(one)) for one in _as_list(image)]

@@ -44,7 +44,13 @@ def count_variants(num_variants: int | None, *, consensus: str | None, uncertain
         return CONSENSUS_VARIANTS if needs_several else 1
     if needs_several and num_variants == 1:
         raise ValueError(
-            "num_variants=1 is one colouring, which tells nothing of doubt or consensus; "
+            "num_variants=1 (--variants 1) is one colouring, which tells nothing of doubt or consensus; "
             f"give at least 2, or leave it out for {CONSENSUS_VARIANTS}"
         )
     return num_variants
+
+
+def check_answers(objective: str, variants: int) -> None:
+    """Raises ``ValueError`` if several variants are asked of a model that has one answer."""
+    if variants > 1 and objective == "regression":
+        raise ValueError(f"this checkpoint is a regression, which has one answer: {variants} variants of it are equal")
