@@ -146,6 +146,7 @@ def resumed_from(source: Path, step: int, target: Path) -> Path:
 
 def test_accumulation_and_workers_resume_to_the_bit(photos: Path, tmp_path: Path) -> None:
     flags = {"gradient_accumulation_steps": 2, "train_batch_size": 2, "dataloader_num_workers": 1, "sample_steps": 0}
+    flags["condition_dropout"] = 0.3
     run(command(photos, tmp_path / "whole", **flags))
     resumed = resumed_from(tmp_path / "whole", 3, tmp_path / "resumed")
     run(command(photos, resumed, resume_from_checkpoint="latest", **flags))
