@@ -53,6 +53,7 @@ class Settings:
         borders: leave plain borders grey.
         signed: with a C2PA manifest.
         max_megapixels: larger photos are refused.
+        engine: the program that runs the UNet, and in which precision.
     """
 
     seed: int
@@ -67,11 +68,12 @@ class Settings:
     borders: bool = True
     signed: bool = False
     max_megapixels: float = 300.0
+    engine: str = "torch float32"
 
     def record(self) -> dict[str, Any]:
         """What must be equal for a result to count as done."""
         names = ("seed", "steps", "intensity", "working_size", "checkpoint", "scheduler", "batch_size", "pages")
-        return {name: getattr(self, name) for name in (*names, "mark", "borders", "signed")}
+        return {name: getattr(self, name) for name in (*names, "mark", "borders", "signed", "engine")}
 
 
 def derive_seed(seed: int, sha256: str, page: int = 0) -> int:
@@ -427,6 +429,7 @@ class Batch:
                 "WorkingSize": settings.working_size,
                 "BatchSize": settings.batch_size,
                 "Scheduler": settings.scheduler,
+                "Engine": settings.engine,
                 "CheckpointSHA256": settings.checkpoint,
             },
         )
