@@ -144,7 +144,7 @@ def colorize(
     precision: Annotated[
         Precision | None,
         typer.Option(
-            help="Of the network's sums, float32 if not given; bfloat16 is faster where the processor has it, with all "
+            help="Of the network's sums, float32 if not given; bfloat16 is faster where the processor has it, and all "
             "but the same colours.",
             show_default=False,
         ),

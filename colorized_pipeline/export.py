@@ -26,7 +26,7 @@ from .pipeline import ColorizationPipeline
 
 FORMATS = ("onnx", "openvino")
 PRECISIONS = {"onnx": ("float32",), "openvino": ("bfloat16", "float32")}  # the first is the default
-TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}  # largest difference over PyTorch's largest output
+TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}  # largest difference over PyTorch's largest output
 
 _DESCRIPTION = "engine.json"
 _PROBES = ((1, 4, 4, 999), (3, 4, 6, 500), (2, 5, 3, 0))  # photos, height and width in UNet strides, timestep
