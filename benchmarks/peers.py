@@ -36,8 +36,8 @@ SOURCES = {
     "queries over 3 scales. Spectral norms, which deployment folds into the weights, are left out.",
     "Palette": "Saharia et al., Palette, SIGGRAPH 2022 (arXiv:2111.05826); the size is that of config/"
     "colorization_mirflickr25k.json in github.com/Janspiry/Palette-Image-to-Image-Diffusion-Models: 64 channels times "
-    "1, 2, 4, 8, two residual blocks a level, attention in the middle, 6 channels in and 3 out, 1000 steps. Built of "
-    "diffusers' blocks, which are not the re-implementation's own to the last bias.",
+    "1, 2, 4, 8, two residual blocks a level and one for each change of size, attention in the middle (its "
+    "attn_res of 16 is never reached), 6 channels in and 3 out, 1000 steps. Built of diffusers' blocks.",
 }
 
 
@@ -120,9 +120,10 @@ def build_palette() -> UNet2DModel:
         out_channels=3,
         block_out_channels=(64, 128, 256, 512),
         layers_per_block=2,
-        down_block_types=("DownBlock2D",) * 4,
-        up_block_types=("UpBlock2D",) * 4,
+        down_block_types=("ResnetDownsampleBlock2D",) * 3 + ("DownBlock2D",),
+        up_block_types=("ResnetUpsampleBlock2D",) * 3 + ("UpBlock2D",),
         attention_head_dim=32,
+        resnet_time_scale_shift="scale_shift",
     )
 
 

@@ -78,15 +78,15 @@ class ExportedUNet(torch.nn.Module):
         """As ``UNet2DModel``: ``[B, in_channels, h, w]`` float32 at one timestep to ``[B, out_channels, h, w]``.
 
         Raises:
-            ValueError: for several timesteps, or where a gradient is asked for.
+            ValueError: for timesteps that differ, or where a gradient is asked for.
         """
         if torch.is_grad_enabled() and sample.requires_grad:
             raise ValueError("an exported network has no gradients; use the checkpoint's own UNet for this")
         times = torch.as_tensor(timestep, dtype=torch.float32).reshape(-1).cpu().numpy()
-        if len(times) != 1:
-            raise ValueError(f"an exported network takes one timestep for the whole batch, got {len(times)}")
+        if len(times) == 0 or (times != times[0]).any():
+            raise ValueError(f"an exported network takes one timestep for the whole batch, got {times.tolist()}")
         values = np.ascontiguousarray(sample.detach().cpu().numpy(), dtype=np.float32)
-        predicted = torch.from_numpy(self._run(values, times)).to(sample.device)
+        predicted = torch.from_numpy(self._run(values, times[:1])).to(sample.device)
         return UNet2DOutput(sample=predicted) if return_dict else (predicted,)
 
 

