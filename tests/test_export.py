@@ -59,7 +59,11 @@ def test_pipeline_draws_the_same_pictures(engine: Path) -> None:
     use_engine(pipe, engine)
     assert isinstance(pipe.unet, ExportedUNet) and pipe.unet.config.in_channels == 18
     found = draw()
-    assert max(np.abs(a - b).max() for a, b in zip(expected, found, strict=True)) < 0.02
+    # A random network turns bfloat16's rounding into more than a trained one does (ΔE 0.1, benchmarks/README.md)
+    limit = 1e-3 if engine.name == "onnx" else 0.2
+    assert max(np.abs(a - b).max() for a, b in zip(expected, found, strict=True)) < limit
+    apart = pipe(photos, generator=torch.Generator().manual_seed(4), output_type="np").images
+    assert all(np.abs(a - b).mean() < np.abs(c - b).mean() / 4 for a, b, c in zip(expected, found, apart, strict=True))
     assert all(np.array_equal(a, b) for a, b in zip(found, draw(), strict=True))
 
 
