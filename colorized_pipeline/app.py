@@ -298,6 +298,7 @@ class Worker:
         return Settings(
             seed=int(seed),
             steps=int(steps),
+            guidance=self.pipe.config.default_guidance,
             intensity=intensity,
             working_size=self.pipe.config.working_size,
             checkpoint=self.checkpoint,

@@ -45,7 +45,7 @@ class Settings:
 
     Attributes:
         seed: with the photo's hash it gives the photo's own seed.
-        steps, intensity, working_size: see :class:`ColorizationPipeline`.
+        steps, guidance, intensity, working_size: see :class:`ColorizationPipeline`.
         checkpoint: hash of the checkpoint, see :func:`hash_checkpoint`.
         batch_size: photos that the network sees at once.
         pages: ``"all"`` or ``"first"`` of a TIFF.
@@ -62,6 +62,7 @@ class Settings:
     working_size: int
     checkpoint: str
     scheduler: str
+    guidance: float = 1.0
     batch_size: int = 4
     pages: str = "all"
     mark: bool = False
@@ -72,8 +73,8 @@ class Settings:
 
     def record(self) -> dict[str, Any]:
         """What must be equal for a result to count as done."""
-        names = ("seed", "steps", "intensity", "working_size", "checkpoint", "scheduler", "batch_size", "pages")
-        return {name: getattr(self, name) for name in (*names, "mark", "borders", "signed", "engine")}
+        names = ("seed", "steps", "guidance", "intensity", "working_size", "checkpoint", "scheduler", "batch_size")
+        return {name: getattr(self, name) for name in (*names, "pages", "mark", "borders", "signed", "engine")}
 
 
 def derive_seed(seed: int, sha256: str, page: int = 0) -> int:
@@ -370,6 +371,7 @@ class Batch:
         return self._thread.pipe.draw_chroma(
             torch.stack([photo.working[page].lightness for photo, page in filled]),
             num_inference_steps=self.settings.steps,
+            guidance_scale=self.settings.guidance,
             generators=[torch.Generator().manual_seed(photo.seeds[page]) for photo, page in filled],
             on_step=on_step,
         )
@@ -425,6 +427,7 @@ class Batch:
                 "Seed": ", ".join(map(str, photo.seeds)),
                 "BaseSeed": settings.seed,
                 "Steps": settings.steps,
+                "Guidance": f"{settings.guidance:g}",
                 "Intensity": f"{settings.intensity:g}",
                 "WorkingSize": settings.working_size,
                 "BatchSize": settings.batch_size,
