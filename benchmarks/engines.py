@@ -8,7 +8,6 @@ seed. Needs the extras export, train and evaluate.
 
 import argparse
 import copy
-import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rounds import Spread, choose_clock, ratios, time_rounds
+from rounds import Spread, choose_clock, ratios, save, time_rounds
 
 from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline
 from colorized_pipeline.color import rgb_to_lab
 from colorized_pipeline.data import ColorizationDataset, open_source
 from colorized_pipeline.evaluation import delta_e
 from colorized_pipeline.export import ExportedUNet, export_unet
-from colorized_pipeline.files import write_atomically
 from colorized_pipeline.report import colorize, hardware, weights_digest
 
 PAYS = 1.3  # times as fast as PyTorch in float32, to be worth an option
@@ -77,11 +75,16 @@ def build(name: str, pipe: ColorizationPipeline, *, threads: int) -> torch.nn.Mo
 
 @torch.no_grad()
 def measure_steps(
-    networks: dict[str, torch.nn.Module], *, batches: list[int], edge: int, rounds: int, threads: int
+    networks: dict[str, torch.nn.Module],
+    *,
+    batches: list[int],
+    channels: int,
+    edge: int,
+    rounds: int,
+    threads: int,
 ) -> list[dict[str, Any]]:
     """Seconds a photo of one step and how many times as fast as the reference, by network and batch size."""
     clock, _ = choose_clock(threads)
-    channels = networks[REFERENCE].config.in_channels
     rows = []
     for batch in batches:
         sample = torch.randn(batch, channels, edge, edge, generator=torch.Generator().manual_seed(batch))
@@ -210,7 +213,14 @@ def main(arguments: list[str] | None = None) -> None:
             networks[name] = network
         except Exception as error:  # a compiler that is missing, a package: a row like any other
             failed[name] = f"fails: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    steps = measure_steps(networks, batches=args.batches, edge=args.edge, rounds=args.rounds, threads=args.threads)
+    steps = measure_steps(
+        networks,
+        batches=args.batches,
+        channels=pipe.unet.config.in_channels,
+        edge=args.edge,
+        rounds=args.rounds,
+        threads=args.threads,
+    )
     colours = []
     if args.photos:
         source = open_source(args.photos)
@@ -237,9 +247,7 @@ def main(arguments: list[str] | None = None) -> None:
         "failed": failed,
         "colours": colours,
     }
-    args.output.mkdir(parents=True, exist_ok=True)
-    for name, text in (("engines.json", json.dumps(figures, indent=2)), ("engines.md", markdown(figures))):
-        write_atomically(args.output / name, lambda stream, text=text: stream.write(f"{text}\n".encode()))
+    save(args.output, "engines", figures, markdown(figures))
     print(markdown(figures))
 
 

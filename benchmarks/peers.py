@@ -9,7 +9,6 @@ Ours is timed from the photo in memory to the finished picture; of the others on
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,13 +17,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DModel
-from rounds import Spread, choose_clock, matrix_product, ratios, time_rounds
+from rounds import Spread, choose_clock, matrix_product, ratios, save, time_rounds
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ConvNextBackbone, ConvNextConfig
 
 from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline
-from colorized_pipeline.files import write_atomically
 from colorized_pipeline.report import hardware, weights_digest
 
 PALETTE_STEPS = 1000
@@ -187,7 +185,8 @@ def measure(candidates: list[Candidate], *, rounds: int, threads: int) -> dict[s
     runs: dict[str, Callable[[], object]] = dict(zip(labels, (one.run for one in candidates), strict=True))
     taken = time_rounds({"peak": product, **runs}, rounds=rounds, clock=clock)
     peak = product_flops / min(taken["peak"])
-    rows, references = [], {}
+    rows: list[dict[str, Any]] = []
+    references: dict[int, list[float]] = {}
     for one, label, operations in zip(candidates, labels, flops, strict=True):
         seconds = [value * one.repeats for value in taken[label]]
         reference = references.setdefault(one.photo, seconds)
@@ -266,9 +265,7 @@ def main(arguments: list[str] | None = None) -> None:
         "weights": weights_digest(pipe),
         **measure(candidates, rounds=args.rounds, threads=args.threads),
     }
-    args.output.mkdir(parents=True, exist_ok=True)
-    for name, text in (("peers.json", json.dumps(figures, indent=2)), ("peers.md", markdown(figures))):
-        write_atomically(args.output / name, lambda stream, text=text: stream.write(f"{text}\n".encode()))
+    save(args.output, "peers", figures, markdown(figures))
     print(markdown(figures))
 
 

@@ -1,12 +1,17 @@
 """Fair timing on a machine that does other things too: every candidate once a round, in an order drawn anew."""
 
+import json
 import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
 
 import torch
+
+from colorized_pipeline.files import write_atomically
 
 _EDGE = 1024  # of the matrix product whose speed is called the machine's peak
 
@@ -69,3 +74,13 @@ def matrix_product() -> tuple[Callable[[], object], float]:
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(_EDGE, _EDGE, generator=generator) for _ in range(2))
     return lambda: left @ right, 2.0 * _EDGE**3
+
+
+def save(folder: Path, name: str, figures: Mapping[str, Any], table: str) -> None:
+    """Write ``name.json`` and ``name.md`` into a folder, each whole or not at all."""
+    for suffix, text in ((".json", json.dumps(figures, indent=2, allow_nan=False)), (".md", table)):
+
+        def write(stream: IO[bytes], text: str = text) -> None:
+            stream.write(f"{text}\n".encode())
+
+        write_atomically(folder / f"{name}{suffix}", write)

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import rounds
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
 from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline, __version__
 from colorized_pipeline.data import ColorizationDataset, open_source
 from colorized_pipeline.evaluation import Comparison
-from colorized_pipeline.files import write_atomically
 from colorized_pipeline.report import colorize, hardware, weights_digest
 
 matplotlib.use("Agg")
@@ -91,10 +91,7 @@ def load_rows(file: Path, settings: dict[str, Any], *, overwrite: bool) -> list[
 def save(folder: Path, settings: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """``samplers.json``, ``samplers.md`` and ``samplers.png``, each whole or not at all."""
     rows = sorted(rows, key=lambda row: (list(SAMPLERS).index(row["sampler"]), row["steps"]))
-    text = json.dumps({"settings": settings, "rows": rows}, indent=2, allow_nan=False) + "\n"
-    write_atomically(folder / "samplers.json", lambda stream: stream.write(text.encode()))
-    table = markdown(settings, rows) + "\n"
-    write_atomically(folder / "samplers.md", lambda stream: stream.write(table.encode()))
+    rounds.save(folder, "samplers", {"settings": settings, "rows": rows}, markdown(settings, rows))
     draw(rows, folder / "samplers.png")
 
 

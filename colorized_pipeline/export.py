@@ -119,7 +119,7 @@ def export_unet(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and isn't an empty folder; choose another")
     folder.mkdir(parents=True, exist_ok=True)
-    description = {
+    description: dict[str, Any] = {
         "format": format_name,
         "precision": precision,
         "version": __version__,
