@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DModel
 from rounds import Spread, choose_clock, matrix_product, ratios, save, time_rounds
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ConvNextBackbone, ConvNextConfig
 
@@ -170,8 +171,13 @@ def palette(size: int) -> Candidate:
 
 def count_flops(run: Callable[[], object]) -> float:
     """Floating-point operations of convolutions and matrix products, a multiplication and an addition as two."""
-    with FlopCounterMode(display=False) as counter:
-        run()
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter doesn't know the processor's fused attention
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            run()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
     return float(counter.get_total_flops())
 
 

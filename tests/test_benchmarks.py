@@ -38,6 +38,18 @@ def test_operations_of_a_matrix_product_are_counted_right() -> None:
     assert peers.count_flops(product) == flop
 
 
+@torch.no_grad()
+def test_operations_are_counted_alike_with_and_without_numbers() -> None:
+    """Fused attention on the processor is easily left out."""
+    counts = []
+    for device in ("cpu", "meta"):
+        with torch.device(device):
+            network = peers.DDColorTiny().eval()
+            gray = torch.zeros(1, 3, 64, 64)
+            counts.append(peers.count_flops(lambda network=network, gray=gray: network(gray)))
+    assert counts[0] == counts[1]
+
+
 def test_rounds_time_every_candidate_once_a_round_and_warm_up_outside() -> None:
     calls: list[str] = []
     ticks = iter(range(1000))
