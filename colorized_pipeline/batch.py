@@ -55,6 +55,7 @@ class Settings:
         borders: leave plain borders grey.
         signed: with a C2PA manifest.
         max_megapixels: larger photos are refused.
+        engine: the program that runs the UNet, and in which precision.
         variants: colourings that are drawn of each photo, with seeds counted up from ``seed``.
         consensus: what is kept of several variants: ``"medoid"``, the most typical, or ``"mean"``; all if empty.
         uncertainty: also a map of how far the variants differ.
@@ -73,6 +74,7 @@ class Settings:
     borders: bool = True
     signed: bool = False
     max_megapixels: float = 300.0
+    engine: str = "torch float32"
     variants: int = 1
     consensus: str = ""
     uncertainty: bool = False
@@ -86,7 +88,8 @@ class Settings:
         """What must be equal for a result to count as done."""
         names = ("seed", "steps", "guidance", "intensity", "working_size", "checkpoint", "scheduler", "batch_size")
         several = ("variants", "consensus", "uncertainty") if self.variants > 1 else ()
-        return {name: getattr(self, name) for name in (*names, "pages", "mark", "borders", "signed", *several)}
+        names = (*names, "pages", "mark", "borders", "signed", "engine", *several)
+        return {name: getattr(self, name) for name in names}
 
 
 def derive_seed(seed: int, sha256: str, page: int = 0) -> int:
@@ -560,6 +563,7 @@ class Batch:
                 "WorkingSize": settings.working_size,
                 "BatchSize": settings.batch_size,
                 "Scheduler": settings.scheduler,
+                "Engine": settings.engine,
                 "CheckpointSHA256": settings.checkpoint,
                 **averaged,
             },
