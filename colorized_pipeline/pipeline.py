@@ -409,6 +409,8 @@ class ColorizationPipeline(DiffusionPipeline):
     ) -> torch.Tensor:
         """The network's answer (v or noise) for noisy chroma ``[B, 2, h, w]``, float32, of the same shape.
 
+        ``timestep`` is one for all photos, or ``[B]``.
+
         With ``guidance_scale`` w other than 1 it is untold + w (told - untold), where *untold* is the answer of the
         same network when the condition ``[B, C, h, w]`` is hidden, i.e. 0 (classifier-free guidance, Ho & Salimans
         2022, eq. 6 with w counted from 0).
@@ -417,7 +419,8 @@ class ColorizationPipeline(DiffusionPipeline):
         if guidance_scale == 1:
             return self.unet(told, timestep).sample.float()
         untold = torch.cat((torch.zeros_like(condition), noisy), dim=1).to(self.unet.dtype)
-        answers = self.unet(torch.cat((told, untold)), timestep).sample.float()
+        both = timestep.repeat(2) if timestep.ndim else timestep
+        answers = self.unet(torch.cat((told, untold)), both).sample.float()
         with_condition, without = answers.chunk(2)
         return without + guidance_scale * (with_condition - without)
 
