@@ -8,6 +8,7 @@ Needs ``pip install 'colorized[train,evaluate,figures]'``. Colours of every phot
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +235,9 @@ def main() -> None:
     (args.output / "doubt.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
     plot(figures, args.output / "doubt.png")
     if args.write:
-        write_between_markers(args.write, markdown(figures))
+        picture = Path(os.path.relpath(args.output / "doubt.png", args.write.parent)).as_posix()
+        caption = "Reliability: stated spread against actual error, of places and of photos"
+        write_between_markers(args.write, f"{markdown(figures)}\n\n![{caption}]({picture})")
     print(markdown(figures))
 
 

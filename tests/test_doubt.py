@@ -269,6 +269,7 @@ def test_measuring_script(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.
     document = (tmp_path / "doc.md").read_text()
     assert document.startswith("Before.\n") and document.endswith("\nAfter.\n") and "old" not in document
     assert "5 photos, 3 variants each" in document and "| the mean |" in document
+    assert "](out/doubt.png)" in document
     figures: dict[str, Any] = json.loads((tmp_path / "out" / "doubt.json").read_text())
     assert (figures["photos"], figures["variants"], figures["seed"], figures["steps"]) == (5, 3, 0, 2)
     answers = figures["answers"]
