@@ -127,6 +127,8 @@ class Manifest:
         self._records: dict[str, dict[str, Any]] = {}
         for file in sorted(folder.glob(f"{MANIFEST_NAME}*.jsonl")):
             for record in _read_records(file):
+                if "error" in record:  # a run that was refused leaves what was done before as it is
+                    continue
                 known = self._records.get(record["output"])
                 if known is None or record["finished"] >= known["finished"]:
                     self._records[record["output"]] = record
@@ -141,7 +143,7 @@ class Manifest:
         self._file.close()
 
     def find(self, output: str) -> dict[str, Any] | None:
-        """The latest record of a result, by its path inside the output folder."""
+        """The latest record of a finished result, by its path inside the output folder."""
         return self._records.get(output)
 
     def add(self, record: Mapping[str, Any]) -> None:
