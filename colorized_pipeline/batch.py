@@ -55,6 +55,7 @@ class Settings:
         borders: leave plain borders grey.
         signed: with a C2PA manifest.
         max_megapixels: larger photos are refused.
+        engine: the program that runs the UNet, and in which precision.
         variants: colourings that are drawn of each photo, with seeds counted up from ``seed``.
         consensus: what is kept of several variants: ``"medoid"``, the most typical, or ``"mean"``; all if empty.
         uncertainty: also a map of how far the variants differ.
@@ -73,6 +74,7 @@ class Settings:
     borders: bool = True
     signed: bool = False
     max_megapixels: float = 300.0
+    engine: str = "torch float32"
     variants: int = 1
     consensus: str = ""
     uncertainty: bool = False
@@ -86,7 +88,8 @@ class Settings:
         """What must be equal for a result to count as done."""
         names = ("seed", "steps", "guidance", "intensity", "working_size", "checkpoint", "scheduler", "batch_size")
         several = ("variants", "consensus", "uncertainty") if self.variants > 1 else ()
-        return {name: getattr(self, name) for name in (*names, "pages", "mark", "borders", "signed", *several)}
+        names = (*names, "pages", "mark", "borders", "signed", "engine", *several)
+        return {name: getattr(self, name) for name in names}
 
 
 def derive_seed(seed: int, sha256: str, page: int = 0) -> int:
@@ -124,6 +127,8 @@ class Manifest:
         self._records: dict[str, dict[str, Any]] = {}
         for file in sorted(folder.glob(f"{MANIFEST_NAME}*.jsonl")):
             for record in _read_records(file):
+                if "error" in record:  # a run that was refused leaves what was done before as it is
+                    continue
                 known = self._records.get(record["output"])
                 if known is None or record["finished"] >= known["finished"]:
                     self._records[record["output"]] = record
@@ -138,7 +143,7 @@ class Manifest:
         self._file.close()
 
     def find(self, output: str) -> dict[str, Any] | None:
-        """The latest record of a result, by its path inside the output folder."""
+        """The latest record of a finished result, by its path inside the output folder."""
         return self._records.get(output)
 
     def add(self, record: Mapping[str, Any]) -> None:
@@ -562,6 +567,7 @@ class Batch:
                 "WorkingSize": settings.working_size,
                 "BatchSize": settings.batch_size,
                 "Scheduler": settings.scheduler,
+                "Engine": settings.engine,
                 "CheckpointSHA256": settings.checkpoint,
                 **averaged,
             },
