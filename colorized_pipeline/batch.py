@@ -29,8 +29,9 @@ from . import __version__
 from .borders import find_picture
 from .copies import FORMATS, MAX_XMP, ColourPage, write_copy
 from .files import Job, check_inside, output_format, write_atomically
+from .hints import Hint, HintMap, describe_hints
 from .labels import Label, build_xmp
-from .pipeline import ColorizationPipeline, Lightness, WorkingPhoto, compose
+from .pipeline import ColorizationPipeline, Lightness, WorkingPhoto, compose, impose_hints
 from .provenance import Signer
 from .scans import Scan, hash_file, open_scan, peek_pixels
 
@@ -53,6 +54,7 @@ class Settings:
         borders: leave plain borders grey.
         signed: with a C2PA manifest.
         max_megapixels: larger photos are refused.
+        hints: known colours, for a single picture; see :class:`ColorizationPipeline`.
     """
 
     seed: int
@@ -67,11 +69,13 @@ class Settings:
     borders: bool = True
     signed: bool = False
     max_megapixels: float = 300.0
+    hints: tuple[Hint, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """What must be equal for a result to count as done."""
         names = ("seed", "steps", "intensity", "working_size", "checkpoint", "scheduler", "batch_size", "pages")
-        return {name: getattr(self, name) for name in (*names, "mark", "borders", "signed")}
+        record = {name: getattr(self, name) for name in (*names, "mark", "borders", "signed")}
+        return record | ({"hints": describe_hints(self.hints)} if self.hints else {})
 
 
 def derive_seed(seed: int, sha256: str, page: int = 0) -> int:
@@ -170,6 +174,7 @@ class _Open:
     job: Job
     scan: Scan
     working: list[WorkingPhoto]
+    hints: list[HintMap | None]
     seeds: list[int]
     gray: np.ndarray | None  # of a photo with one page; pages of several are read again when they are written
     format_name: str
@@ -325,14 +330,20 @@ class Batch:
                 f"{job.source} has {len(scan.sizes)} pages and {job.target.name} holds one: "
                 "save as .tif, or take the first page with --pages first"
             )
+        if settings.hints and len(scan.sizes) > 1:
+            raise ValueError(
+                f"{job.source} has {len(scan.sizes)} pages, and hints are places on one picture: "
+                "take the first with --pages first"
+            )
         seeds = [derive_seed(settings.seed, scan.sha256, page) for page in range(len(scan.sizes))]
-        working, gray = [], None
+        working, gray, hints = [], None, []
         for page in range(len(scan.sizes)):
             gray = scan.read_page(page)
             photo = Lightness(gray)
             box = find_picture(photo) if settings.borders else None
             working.append(self.pipe.prepare(photo, working_size=settings.working_size, box=box))
-        return _Open(job, scan, working, seeds, gray if len(working) == 1 else None, format_name, started)
+            hints.append(self.pipe.map_hints(settings.hints, photo, working[-1]))
+        return _Open(job, scan, working, hints, seeds, gray if len(working) == 1 else None, format_name, started)
 
     def _check_target(self, job: Job) -> str | None:
         """The photo's hash, if the manifest knows it. Raises if the photo is done, or its result would destroy a file.
@@ -370,6 +381,7 @@ class Batch:
             num_inference_steps=self.settings.steps,
             generators=[torch.Generator().manual_seed(photo.seeds[page]) for photo, page in filled],
             on_step=on_step,
+            steer=self._thread.pipe.steer([photo.hints[page] for photo, page in filled]),
         )
 
     def _write(self, photo: _Open) -> None:
@@ -412,7 +424,8 @@ class Batch:
         for page, working in enumerate(photo.working):
             lightness = Lightness(photo.gray if photo.gray is not None else photo.scan.read_page(page))
             chroma = photo.chroma[page] * self.settings.intensity
-            yield ColourPage(lightness.height, lightness.width, compose(lightness, chroma, working=working))
+            chroma, grid = impose_hints(chroma, photo.hints[page], working=working)
+            yield ColourPage(lightness.height, lightness.width, compose(lightness, chroma, working=grid))
 
     def _label(self, photo: _Open) -> bytes:
         settings, metadata = self.settings, photo.scan.metadata
@@ -428,6 +441,7 @@ class Batch:
                 "BatchSize": settings.batch_size,
                 "Scheduler": settings.scheduler,
                 "CheckpointSHA256": settings.checkpoint,
+                **({"Hints": "; ".join(describe_hints(settings.hints))} if settings.hints else {}),
             },
         )
         try:

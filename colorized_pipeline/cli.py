@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from . import DEFAULT_CHECKPOINT, ColorizationPipeline, __version__
 from .batch import Batch, Manifest, Settings, hash_checkpoint, partial_folder
 from .files import find_photos, plan_jobs
+from .hints import Hint, parse_hint
 from .hub import loading_reason
 from .inspection import compare_with_source, describe, restore_grey
 from .provenance import Signer
@@ -102,6 +103,22 @@ def colorize(
         FileFormat, typer.Option("--format", help="File format of results in a folder; tif and png hold 16 bits.")
     ] = FileFormat.same,
     pages: Annotated[Pages, typer.Option(help="Which pages of a TIFF.")] = Pages.all,
+    hint: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A colour you know, for a single photo: X,Y,RADIUS:COLOUR or LEFT,TOP,RIGHT,BOTTOM:COLOUR in pixels "
+            'of the upright photo, COLOUR a CSS name, #hex or lab(L a b), e.g. "120,80,25:#8a3b2e". Repeatable.',
+            show_default=False,
+        ),
+    ] = None,
+    hint_mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="Colours you know, as a picture of the photo's size: painted where known, and transparent (or black, "
+            "if it has no transparency) elsewhere.",
+            show_default=False,
+        ),
+    ] = None,
     mark: Annotated[bool, typer.Option("--mark", help='Write "colorized" small into the lower right corner.')] = False,
     borders: Annotated[
         bool, typer.Option("--grey-borders/--colour-borders", help="Leave plain mounts and padding grey.")
@@ -137,9 +154,12 @@ def colorize(
     _silence_libraries()
     try:
         signer = _make_signer(c2pa_certificate, c2pa_key)
+        hints = _read_hints(hint or [], hint_mask)
         found = find_photos(photos, recursive=recursive, output=output)
         suffix = "" if file_format is FileFormat.same else f".{file_format.value}"
         jobs = plan_jobs(found, output, inputs=photos, recursive=recursive, suffix=suffix)
+        if hints and len(jobs) != 1:
+            raise ValueError(f"--hint and --hint-mask are places on one photo, and here are {len(jobs)}: give one")
         part = take_part(jobs, shard=shard, device=device)
         pipe = _load_pipeline(checkpoint, part.device or device)
         settings = Settings(
@@ -155,6 +175,7 @@ def colorize(
             borders=borders,
             signed=signer is not None,
             max_megapixels=max_megapixels,
+            hints=hints,
         )
         with ExitStack() as stack:
             manifest = temporary = None
@@ -187,6 +208,16 @@ def colorize(
         typer.echo(_summary(counts, len(jobs) if part.total is None else part.total, where))
     if counts["failed"]:
         raise typer.Exit(1)
+
+
+def _read_hints(hints: list[str], painting: Path | None) -> tuple[Hint, ...]:
+    try:
+        parsed: list[Hint] = [parse_hint(text) for text in hints]
+    except ValueError as error:
+        raise ValueError(f"--hint: {error}") from error
+    if painting and not painting.is_file():
+        raise FileNotFoundError(f"--hint-mask: {painting}: no such file")
+    return (*parsed, painting) if painting else tuple(parsed)
 
 
 def _make_signer(certificate: Path | None, key: Path | None) -> Signer | None:

@@ -1,15 +1,15 @@
 """The colorization pipeline: a diffusion model of P(chroma | lightness) in CIELAB.
 
 The grey photo *is* the lightness; only a*, b* are drawn by the diffusion, on a coarse grid, and joined with the
-untouched full-size lightness. This file and color.py travel with a checkpoint to the Hub, so they import nothing else
-of this project.
+untouched full-size lightness. What travels with a checkpoint to the Hub (``CODE_FILES``) imports nothing else of this
+project.
 """
 
 import inspect
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,10 +33,12 @@ from .color import (
     upsample_columns,
     upsample_rows,
 )
+from .hints import Hint, HintMap, map_hints
+from .steering import HintSteer, Steer, steered_prediction
 
 PhotoInput = str | Path | PIL.Image.Image | np.ndarray | torch.Tensor
 
-CODE_FILES = ("pipeline.py", "color.py")  # what travels with a checkpoint
+CODE_FILES = ("pipeline.py", "color.py", "hints.py", "steering.py")  # what travels with a checkpoint
 
 _LONGEST_OVER_WORKING_SIZE = 16  # a strip that is longer than this is scaled down to it and padded
 _ENCODER_STRIDE = 32  # ImageNet networks halve their input five times
@@ -215,6 +217,7 @@ class ColorizationPipeline(DiffusionPipeline):
         intensity: float = 1.0,
         working_size: int | None = None,
         batch_size: int = 8,
+        hints: Sequence[Hint] | Sequence[Sequence[Hint] | None] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> ColorizationPipelineOutput:
@@ -231,6 +234,12 @@ class ColorizationPipeline(DiffusionPipeline):
             intensity: factor on chroma: 0 is grey, 1 what the model drew, above 1 more vivid.
             working_size: shorter side at which the network reads the photo, in pixels. Default: the checkpoint's.
             batch_size: photos of one working shape that are denoised together.
+            hints: colours that are known: a list of (region, colour), for a list of photos one such list (or None) a
+                photo. Region: ``(x, y, radius)`` or ``(left, top, right, bottom)`` in pixels of the upright photo, or
+                a mask picture of its size, light where the colour is. Colour: a CSS name, hex, or CIELAB
+                ``(L*, a*, b*)``; its a*, b* count, as lightness stays the photo's. Instead of a pair: a picture of
+                the photo's size, transparent (or, without transparency, black) where nothing is known. The hinted
+                places get their colour as it is, whatever ``intensity``, and the others follow.
             output_type: ``"pil"``, ``"np"`` or ``"pt"``.
             return_dict: ``False`` returns a plain tuple ``(images,)`` instead.
 
@@ -251,14 +260,16 @@ class ColorizationPipeline(DiffusionPipeline):
             raise ValueError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}")
 
         # 2. Every accepted input becomes full-size lightness, [1, H, W] in [0, 100]
-        photos = [Lightness(_read_lightness(one)) for one in _as_list(image)]
+        given = _as_list(image)
+        photos = [Lightness(_read_lightness(one)) for one in given]
         generators = self._spawn_generators(generator, len(photos))
 
         # 3. Lightness at working size, padded to the UNet's stride; photos of one shape go through it together
         working = [self.prepare(photo, working_size=size) for photo in photos]
-        groups: dict[torch.Size, list[int]] = {}
+        hinted = self._map_hints(hints, photos, working, alone=given[0] is image)
+        groups: dict[tuple[torch.Size, bool], list[int]] = {}
         for index, one in enumerate(working):
-            groups.setdefault(one.lightness.shape, []).append(index)
+            groups.setdefault((one.lightness.shape, hinted[index] is not None), []).append(index)
         batches = [group[i : i + batch_size] for group in groups.values() for i in range(0, len(group), batch_size)]
 
         # 4. Reverse diffusion of chroma on its coarse grid
@@ -271,14 +282,15 @@ class ColorizationPipeline(DiffusionPipeline):
                     num_inference_steps=steps,
                     generators=[generators[index] for index in batch],
                     on_step=bar.update,
+                    steer=self.steer([hinted[index] for index in batch]),
                 )
                 chroma.update(zip(batch, drawn, strict=True))
 
         # 5. Chroma to full size, joined with the untouched lightness
-        images = [
-            _to_output(photo, compose(photo, chroma[index] * intensity, working=working[index]), output_type)
-            for index, photo in enumerate(photos)
-        ]
+        images = []
+        for index, photo in enumerate(photos):
+            final, grid = impose_hints(chroma[index] * intensity, hinted[index], working=working[index])
+            images.append(_to_output(photo, compose(photo, final, working=grid), output_type))
 
         self.maybe_free_model_hooks()
         return ColorizationPipelineOutput(images=images) if return_dict else (images,)  # type: ignore[return-value]
@@ -319,10 +331,11 @@ class ColorizationPipeline(DiffusionPipeline):
         num_inference_steps: int,
         generators: list[torch.Generator],
         on_step: Callable[[], object] | None = None,
+        steer: Steer | None = None,
     ) -> torch.Tensor:
         """Sample a*, b* ``[B, 2, h, w]`` in CIELAB units for lightness ``[B, 1, h * f, w * f]``, noise to picture.
 
-        One generator a photo; ``on_step`` is called after each denoising step.
+        One generator a photo; ``on_step`` is called after each denoising step; ``steer`` corrects each guess of x_0.
         """
         device = self._execution_device
         condition = self.condition(lightness.to(device))  # [B, C, h, w]
@@ -342,12 +355,78 @@ class ColorizationPipeline(DiffusionPipeline):
         chroma = chroma * self.scheduler.init_noise_sigma
         for timestep in self.scheduler.timesteps:
             noisy = self.scheduler.scale_model_input(chroma, timestep)
-            predicted = self.unet(torch.cat((condition, noisy), dim=1).to(self.unet.dtype), timestep).sample
+            if steer is None:
+                predicted = self.unet(torch.cat((condition, noisy), dim=1).to(self.unet.dtype), timestep).sample
+            else:
+                predicted = self._steered(steer, condition, noisy, timestep)
             # The sampler's sums stay in float32: half precision would add its own noise at every step.
             chroma = self.scheduler.step(predicted.float(), timestep, chroma, **extra).prev_sample
             if on_step:
                 on_step()
         return chroma.cpu() * self.config.chroma_scale
+
+    def _steered(
+        self, steer: Steer, condition: torch.Tensor, noisy: torch.Tensor, timestep: torch.Tensor
+    ) -> torch.Tensor:
+        def predict(noisy: torch.Tensor) -> torch.Tensor:
+            return self.unet(torch.cat((condition, noisy), dim=1).to(self.unet.dtype), timestep).sample
+
+        return steered_prediction(
+            predict,
+            noisy,
+            steer=steer,
+            alpha_bar=self.scheduler.alphas_cumprod[int(timestep)].to(noisy),
+            prediction_type=self.scheduler.config.prediction_type,
+        )
+
+    def steer(self, hints: Sequence[HintMap | None]) -> Steer | None:
+        """What steers the drawing of a batch towards its photos' hints; None if no photo has any.
+
+        Raises:
+            ValueError: if this checkpoint or its scheduler can't be steered.
+        """
+        given = next((one for one in hints if one is not None), None)
+        if given is None:
+            return None
+        if self.config.objective != "diffusion":
+            raise ValueError("hints need a diffusion checkpoint; this one is a regression, made in one pass")
+        if not hasattr(self.scheduler, "alphas_cumprod"):
+            raise ValueError(f"hints don't work with {type(self.scheduler).__name__}; use DDPMScheduler")
+        nothing = HintMap(torch.zeros_like(given.chroma), torch.zeros_like(given.known))
+        targets, shares = zip(*((one or nothing).on_grid(self.config.luma_factor) for one in hints), strict=True)
+        device = self._execution_device
+        return HintSteer(torch.stack(targets).to(device) / self.config.chroma_scale, torch.stack(shares).to(device))
+
+    def map_hints(self, hints: Sequence[Hint], photo: Lightness, working: WorkingPhoto) -> HintMap | None:
+        """Hints placed on a photo's working picture; None without any. Raises ``ValueError`` or ``TypeError``."""
+        if len(hints) == 0:
+            return None
+        top, left, bottom, right = working.box
+        return map_hints(
+            hints,
+            size=(photo.height, photo.width),
+            box=working.box,
+            rows=round((bottom - top) / working.cell[0] * self.config.luma_factor),
+            columns=round((right - left) / working.cell[1] * self.config.luma_factor),
+            padded=(working.lightness.shape[-2], working.lightness.shape[-1]),
+        )
+
+    def _map_hints(
+        self, hints: Any, photos: Sequence[Lightness], working: Sequence[WorkingPhoto], *, alone: bool
+    ) -> list[HintMap | None]:
+        """The argument ``hints`` of a call, one map or None a photo."""
+        if hints is None:
+            return [None] * len(photos)
+        each = [hints] if alone else hints
+        if not isinstance(each, (list, tuple)) or len(each) != len(photos):
+            raise ValueError(f"hints must be a list with a list of hints (or None) for each of {len(photos)} photos")
+        maps = []
+        for index, one in enumerate(each):
+            try:
+                maps.append(self.map_hints(one or [], photos[index], working[index]))
+            except (ValueError, TypeError) as error:
+                raise error if alone else type(error)(f"photo {index}: {error}") from error
+        return maps
 
     def prepare(
         self, photo: Lightness, *, working_size: int | None = None, box: tuple[int, int, int, int] | None = None
@@ -514,6 +593,17 @@ def compose(photo: Lightness, chroma: torch.Tensor, *, working: WorkingPhoto) ->
                 columns, max(start, top) - top, min(stop, bottom) - top, working.cell[0]
             )
         yield lab_to_displayable_rgb(torch.cat((lightness, full)))
+
+
+def impose_hints(
+    chroma: torch.Tensor, hints: HintMap | None, *, working: WorkingPhoto
+) -> tuple[torch.Tensor, WorkingPhoto]:
+    """A drawn chroma grid with its hints exactly as given, and how the finer grid that they need lies on the photo."""
+    if hints is None:
+        return chroma, working
+    factor = hints.known.shape[-1] // chroma.shape[-1]
+    cell = (working.cell[0] / factor, working.cell[1] / factor)
+    return hints.impose(chroma, factor), replace(working, cell=cell)
 
 
 def _to_output(

@@ -1,0 +1,92 @@
+"""Steering the reverse diffusion towards what is known of the colours, without retraining. Travels to the Hub.
+
+At each step the network's guess of the clean chroma x_0 is corrected before the sampler uses it. A correction at one
+place moves the others through the network itself: the covariance of x_0 given x_t is sigma_t^2 / sqrt(alpha_bar_t)
+times the Jacobian of the guess (Efron 2011; Song et al. 2023, ΠGDM; Chung et al. 2023, DPS), so one product of the
+Jacobian with the error at the hints says how everything else would move along.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+_AGREEMENT = 0.3  # least cosine between the error at the hints and what the network's correction would do there
+
+
+class Steer(Protocol):
+    """Corrects a prediction of x_0. ``clean`` depends on ``noisy``, through the network, for automatic derivatives."""
+
+    def __call__(self, clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
+        """The guess ``[B, 2, h, w]`` as it should be; both in units of ``chroma_scale``."""
+
+
+class HintSteer:
+    """Pulls x_0 to hinted colours and lets the rest of the picture follow.
+
+    Args:
+        target: hinted a*, b* ``[B, 2, h, w]`` over ``chroma_scale``.
+        share: how much of each cell is hinted ``[B, 1, h, w]``, 0 to 1.
+    """
+
+    def __init__(self, target: torch.Tensor, share: torch.Tensor) -> None:
+        self.target, self.share = target, share
+        self.weight = share / share.sum((2, 3), keepdim=True).clamp(min=1e-6)  # sums to 1 over a hinted photo
+
+    def __call__(self, clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
+        error = self.target - clean.detach()
+        moved = clean.detach() + self._follow(clean, noisy, error)
+        return torch.lerp(moved, self.target, self.share)
+
+    def _follow(self, clean: torch.Tensor, noisy: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
+        """What the whole picture does when its hinted cells move by ``error``: one step of conjugate gradients.
+
+        The length of the step is the one that best removes the error, so there is no strength to choose. No cell moves
+        further than the hinted ones, and none moves where the network's answer doesn't point along the error: near
+        pure noise it knows nothing.
+        """
+        (direction,) = torch.autograd.grad(clean, noisy, self.weight * error)
+        weighted = self.weight * error
+        size = _sum(weighted * error)
+        along = _sum(weighted * direction)
+        there = _sum(self.weight * direction.square())
+        agrees = along > _AGREEMENT * (size * there).sqrt()
+        move = torch.where(agrees, size / along, 0.0) * direction
+        length = move.norm(dim=1, keepdim=True).clamp(min=1e-9)
+        return move * (size.sqrt() / length).clamp(max=1)
+
+
+def steered_prediction(
+    predict: Callable[[torch.Tensor], torch.Tensor],
+    noisy: torch.Tensor,
+    *,
+    steer: Steer,
+    alpha_bar: torch.Tensor,
+    prediction_type: str,
+) -> torch.Tensor:
+    """The network's prediction for ``noisy`` as it would be had it guessed the x_0 that ``steer`` makes of its guess.
+
+    Args:
+        predict: the network, given its condition: noisy chroma ``[B, 2, h, w]`` to its prediction.
+        alpha_bar: share of the signal's variance in ``noisy``, 0 (pure noise) to 1.
+        prediction_type: the scheduler's: ``"v_prediction"``, ``"epsilon"`` or ``"sample"``.
+    """
+    signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    with torch.enable_grad():
+        noisy = noisy.detach().requires_grad_()
+        predicted = predict(noisy).float()
+        if prediction_type == "v_prediction":
+            clean = signal * noisy - noise * predicted
+        elif prediction_type == "epsilon":
+            clean = (noisy - noise * predicted) / signal
+        else:
+            clean = predicted
+        steered = steer(clean, noisy).detach()
+    noisy = noisy.detach()
+    if prediction_type == "v_prediction":
+        return (signal * noisy - steered) / noise
+    return (noisy - signal * steered) / noise if prediction_type == "epsilon" else steered
+
+
+def _sum(values: torch.Tensor) -> Any:
+    return values.sum((1, 2, 3), keepdim=True)
