@@ -196,7 +196,9 @@ def check_args(args: argparse.Namespace) -> None:
             "least 0 and leave some photos whole (a sum below 1)"
         )
     if args.objective == "regression" and (args.condition_dropout or args.feature_dropout):
-        raise ValueError("--condition_dropout and --feature_dropout serve guidance, which --objective regression has not")
+        raise ValueError(
+            "--condition_dropout and --feature_dropout serve guidance, which --objective regression has not"
+        )
     if args.prediction_type == "epsilon" and args.zero_terminal_snr:
         raise ValueError(
             "--zero_terminal_snr needs --prediction_type v_prediction: at SNR 0 the input is the noise, and "

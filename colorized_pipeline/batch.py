@@ -46,7 +46,7 @@ class Settings:
 
     Attributes:
         seed: with the photo's hash it gives the photo's own seed.
-        steps, intensity, working_size: see :class:`ColorizationPipeline`.
+        steps, guidance, intensity, working_size: see :class:`ColorizationPipeline`.
         checkpoint: hash of the checkpoint, see :func:`hash_checkpoint`.
         batch_size: photos that the network sees at once.
         pages: ``"all"`` or ``"first"`` of a TIFF.
@@ -55,6 +55,7 @@ class Settings:
         signed: with a C2PA manifest.
         max_megapixels: larger photos are refused.
         hints: known colours, for a single picture; see :class:`ColorizationPipeline`.
+        reference: a colour photo whose palette the results get.
     """
 
     seed: int
@@ -63,6 +64,7 @@ class Settings:
     working_size: int
     checkpoint: str
     scheduler: str
+    guidance: float = 1.0
     batch_size: int = 4
     pages: str = "all"
     mark: bool = False
@@ -70,12 +72,18 @@ class Settings:
     signed: bool = False
     max_megapixels: float = 300.0
     hints: tuple[Hint, ...] = ()
+    reference: Path | None = None
 
     def record(self) -> dict[str, Any]:
         """What must be equal for a result to count as done."""
-        names = ("seed", "steps", "intensity", "working_size", "checkpoint", "scheduler", "batch_size", "pages")
-        record = {name: getattr(self, name) for name in (*names, "mark", "borders", "signed")}
-        return record | ({"hints": describe_hints(self.hints)} if self.hints else {})
+        names = ("seed", "steps", "guidance", "intensity", "working_size", "checkpoint", "scheduler", "batch_size")
+        record = {name: getattr(self, name) for name in (*names, "pages", "mark", "borders", "signed")}
+        return record | self.guides()
+
+    def guides(self) -> dict[str, list[str] | str]:
+        """The hints in words and the reference photo's hash, as far as there are any."""
+        hints = {"hints": describe_hints(self.hints)} if self.hints else {}
+        return hints | ({"reference_sha256": hash_file(self.reference)} if self.reference else {})
 
 
 def derive_seed(seed: int, sha256: str, page: int = 0) -> int:
@@ -218,6 +226,7 @@ class Batch:
         if pipe.device.type == "cpu":  # where the network's work is most of the work
             self.samplers, readers = _cores(), max(1, _cores() // 4)
             torch.set_num_threads(1)
+        self._palette = pipe.read_palette(settings.reference) if settings.reference else None
         self._thread = threading.local()
         self._readers = ThreadPoolExecutor(readers, "read")
         self._networks = ThreadPoolExecutor(self.samplers, "sample")
@@ -376,12 +385,15 @@ class Batch:
             self._thread.pipe = copy.copy(self.pipe)  # same weights; a scheduler counts its steps, so each its own
             self._thread.pipe.scheduler = copy.deepcopy(self.pipe.scheduler)
         filled = batch + batch[-1:] * (self.settings.batch_size - len(batch))
+        lightness = torch.stack([photo.working[page].lightness for photo, page in filled])
+        hints = [photo.hints[page] for photo, page in filled]
         return self._thread.pipe.draw_chroma(
-            torch.stack([photo.working[page].lightness for photo, page in filled]),
+            lightness,
             num_inference_steps=self.settings.steps,
+            guidance_scale=self.settings.guidance,
             generators=[torch.Generator().manual_seed(photo.seeds[page]) for photo, page in filled],
             on_step=on_step,
-            steer=self._thread.pipe.steer([photo.hints[page] for photo, page in filled]),
+            steer=self._thread.pipe.steer(lightness, hints=hints, palette=self._palette),
         )
 
     def _write(self, photo: _Open) -> None:
@@ -436,12 +448,14 @@ class Batch:
                 "Seed": ", ".join(map(str, photo.seeds)),
                 "BaseSeed": settings.seed,
                 "Steps": settings.steps,
+                "Guidance": f"{settings.guidance:g}",
                 "Intensity": f"{settings.intensity:g}",
                 "WorkingSize": settings.working_size,
                 "BatchSize": settings.batch_size,
                 "Scheduler": settings.scheduler,
                 "CheckpointSHA256": settings.checkpoint,
                 **({"Hints": "; ".join(describe_hints(settings.hints))} if settings.hints else {}),
+                **({"ReferenceSHA256": hash_file(settings.reference)} if settings.reference else {}),
             },
         )
         try:

@@ -10,7 +10,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,7 +34,7 @@ from .color import (
     upsample_rows,
 )
 from .hints import Hint, HintMap, map_hints
-from .steering import HintSteer, Steer, steered_prediction
+from .steering import HintSteer, Palette, PaletteSteer, Steer, SteerInTurn, fit_palette, steered_prediction
 
 PhotoInput = str | Path | PIL.Image.Image | np.ndarray | torch.Tensor
 
@@ -42,6 +42,7 @@ CODE_FILES = ("pipeline.py", "color.py", "hints.py", "steering.py")  # what trav
 
 _LONGEST_OVER_WORKING_SIZE = 16  # a strip that is longer than this is scaled down to it and padded
 _ENCODER_STRIDE = 32  # ImageNet networks halve their input five times
+_NEARLY_GREY = 2.0  # a mean chroma below it is no palette
 _STRIP_PIXELS = 2**17  # full-size conversion goes by strips of about this many pixels: fastest of 2^15 ... 2^20
 
 
@@ -165,6 +166,8 @@ class ColorizationPipeline(DiffusionPipeline):
         chroma_scale: a*, b* divided by this are what the diffusion sees.
         working_size: shorter side, in pixels, at which the network reads a photo.
         default_steps: number of denoising steps when a call doesn't say.
+        default_guidance: guidance scale when a call doesn't say. Above 1 it needs a UNet that was trained with
+            condition dropout.
         encoder_layers, encoder_mean, encoder_std: see :func:`encode_lightness`.
         objective: ``"diffusion"``, or ``"regression"`` for a UNet trained to predict mean chroma in one pass (a
             baseline; steps and scheduler then mean nothing).
@@ -186,6 +189,7 @@ class ColorizationPipeline(DiffusionPipeline):
         chroma_scale: float = 40.0,
         working_size: int = 128,
         default_steps: int = 25,
+        default_guidance: float = 1.0,
         encoder_layers: list[int] | tuple[int, ...] = (11, 16),
         encoder_mean: float = 127 / 255,
         encoder_std: float = 128 / 255,
@@ -202,6 +206,7 @@ class ColorizationPipeline(DiffusionPipeline):
             chroma_scale=chroma_scale,
             working_size=working_size,
             default_steps=default_steps,
+            default_guidance=default_guidance,
             encoder_layers=tuple(encoder_layers),
             encoder_mean=encoder_mean,
             encoder_std=encoder_std,
@@ -214,10 +219,12 @@ class ColorizationPipeline(DiffusionPipeline):
         image: PhotoInput | Sequence[PhotoInput],
         num_inference_steps: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        guidance_scale: float | None = None,
         intensity: float = 1.0,
         working_size: int | None = None,
         batch_size: int = 8,
         hints: Sequence[Hint] | Sequence[Sequence[Hint] | None] | None = None,
+        reference: PhotoInput | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> ColorizationPipelineOutput:
@@ -231,6 +238,9 @@ class ColorizationPipeline(DiffusionPipeline):
                 ``default_steps``.
             generator: source of randomness, or one per photo. The same generator state gives the same picture,
                 however photos are batched.
+            guidance_scale: how far each step leans from what the network says of any photo towards what it says of
+                this one: 1 is the plain answer, above 1 costs a second pass a step and gives surer, stronger colours.
+                Default: the checkpoint's.
             intensity: factor on chroma: 0 is grey, 1 what the model drew, above 1 more vivid.
             working_size: shorter side at which the network reads the photo, in pixels. Default: the checkpoint's.
             batch_size: photos of one working shape that are denoised together.
@@ -240,6 +250,8 @@ class ColorizationPipeline(DiffusionPipeline):
                 ``(L*, a*, b*)``; its a*, b* count, as lightness stays the photo's. Instead of a pair: a picture of
                 the photo's size, transparent (or, without transparency, black) where nothing is known. The hinted
                 places get their colour as it is, whatever ``intensity``, and the others follow.
+            reference: a colour photo, e.g. a later one of the same place, whose palette the results shall have: how
+                much of each colour, and which with which lightness.
             output_type: ``"pil"``, ``"np"`` or ``"pt"``.
             return_dict: ``False`` returns a plain tuple ``(images,)`` instead.
 
@@ -254,12 +266,16 @@ class ColorizationPipeline(DiffusionPipeline):
         steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
         size = self.config.working_size if working_size is None else working_size
         _check_counts(num_inference_steps=steps, working_size=size, batch_size=batch_size)
+        guidance = self.config.default_guidance if guidance_scale is None else guidance_scale
+        if not 0 <= guidance <= 20:
+            raise ValueError(f"guidance_scale must be between 0 and 20, got {guidance_scale!r}")
         if not 0 <= intensity <= 10:
             raise ValueError(f"intensity must be between 0 (grey) and 10, got {intensity!r}")
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}")
 
         # 2. Every accepted input becomes full-size lightness, [1, H, W] in [0, 100]
+        palette = None if reference is None else self.read_palette(reference)
         given = _as_list(image)
         photos = [Lightness(_read_lightness(one)) for one in given]
         generators = self._spawn_generators(generator, len(photos))
@@ -280,9 +296,10 @@ class ColorizationPipeline(DiffusionPipeline):
                 drawn = self.draw_chroma(
                     lightness,
                     num_inference_steps=steps,
+                    guidance_scale=guidance,
                     generators=[generators[index] for index in batch],
                     on_step=bar.update,
-                    steer=self.steer([hinted[index] for index in batch]),
+                    steer=self.steer(lightness, hints=[hinted[index] for index in batch], palette=palette),
                 )
                 chroma.update(zip(batch, drawn, strict=True))
 
@@ -330,6 +347,7 @@ class ColorizationPipeline(DiffusionPipeline):
         *,
         num_inference_steps: int,
         generators: list[torch.Generator],
+        guidance_scale: float = 1.0,
         on_step: Callable[[], object] | None = None,
         steer: Steer | None = None,
     ) -> torch.Tensor:
@@ -355,47 +373,89 @@ class ColorizationPipeline(DiffusionPipeline):
         chroma = chroma * self.scheduler.init_noise_sigma
         for timestep in self.scheduler.timesteps:
             noisy = self.scheduler.scale_model_input(chroma, timestep)
-            if steer is None:
-                predicted = self.unet(torch.cat((condition, noisy), dim=1).to(self.unet.dtype), timestep).sample
-            else:
-                predicted = self._steered(steer, condition, noisy, timestep)
+            answer = partial(self.predict, timestep=timestep, condition=condition, guidance_scale=guidance_scale)
+            predicted = answer(noisy) if steer is None else self._steered(steer, answer, noisy, timestep)
             # The sampler's sums stay in float32: half precision would add its own noise at every step.
-            chroma = self.scheduler.step(predicted.float(), timestep, chroma, **extra).prev_sample
+            chroma = self.scheduler.step(predicted, timestep, chroma, **extra).prev_sample
             if on_step:
                 on_step()
         return chroma.cpu() * self.config.chroma_scale
 
-    def _steered(
-        self, steer: Steer, condition: torch.Tensor, noisy: torch.Tensor, timestep: torch.Tensor
+    def predict(
+        self, noisy: torch.Tensor, timestep: torch.Tensor, *, condition: torch.Tensor, guidance_scale: float = 1.0
     ) -> torch.Tensor:
-        def predict(noisy: torch.Tensor) -> torch.Tensor:
-            return self.unet(torch.cat((condition, noisy), dim=1).to(self.unet.dtype), timestep).sample
+        """The network's answer (v or noise) for noisy chroma ``[B, 2, h, w]``, float32, of the same shape.
 
+        With ``guidance_scale`` w other than 1 it is untold + w (told - untold), where *untold* is the answer of the
+        same network when the condition ``[B, C, h, w]`` is hidden, i.e. 0 (classifier-free guidance, Ho & Salimans
+        2022, eq. 6 with w counted from 0).
+        """
+        told = torch.cat((condition, noisy), dim=1).to(self.unet.dtype)
+        if guidance_scale == 1:
+            return self.unet(told, timestep).sample.float()
+        untold = torch.cat((torch.zeros_like(condition), noisy), dim=1).to(self.unet.dtype)
+        answers = self.unet(torch.cat((told, untold)), timestep).sample.float()
+        with_condition, without = answers.chunk(2)
+        return without + guidance_scale * (with_condition - without)
+
+    def _steered(
+        self,
+        steer: Steer,
+        answer: Callable[[torch.Tensor], torch.Tensor],
+        noisy: torch.Tensor,
+        timestep: torch.Tensor,
+    ) -> torch.Tensor:
         return steered_prediction(
-            predict,
+            answer,
             noisy,
             steer=steer,
             alpha_bar=self.scheduler.alphas_cumprod[int(timestep)].to(noisy),
             prediction_type=self.scheduler.config.prediction_type,
         )
 
-    def steer(self, hints: Sequence[HintMap | None]) -> Steer | None:
-        """What steers the drawing of a batch towards its photos' hints; None if no photo has any.
+    def steer(
+        self, lightness: torch.Tensor, *, hints: Sequence[HintMap | None] = (), palette: Palette | None = None
+    ) -> Steer | None:
+        """What steers the drawing of a batch towards its photos' hints or a palette; None without any.
 
         Raises:
             ValueError: if this checkpoint or its scheduler can't be steered.
         """
         given = next((one for one in hints if one is not None), None)
-        if given is None:
+        if given is None and palette is None:
             return None
         if self.config.objective != "diffusion":
-            raise ValueError("hints need a diffusion checkpoint; this one is a regression, made in one pass")
+            raise ValueError("hints and reference need a diffusion checkpoint; this one is a regression, in one pass")
         if not hasattr(self.scheduler, "alphas_cumprod"):
-            raise ValueError(f"hints don't work with {type(self.scheduler).__name__}; use DDPMScheduler")
-        nothing = HintMap(torch.zeros_like(given.chroma), torch.zeros_like(given.known))
-        targets, shares = zip(*((one or nothing).on_grid(self.config.luma_factor) for one in hints), strict=True)
-        device = self._execution_device
-        return HintSteer(torch.stack(targets).to(device) / self.config.chroma_scale, torch.stack(shares).to(device))
+            raise ValueError(f"hints and reference don't work with {type(self.scheduler).__name__}; use DDPMScheduler")
+        factor, scale, device = self.config.luma_factor, self.config.chroma_scale, self._execution_device
+        steers: list[Steer] = []
+        if palette is not None:
+            steers.append(PaletteSteer(palette, F.avg_pool2d(lightness, factor).to(device), scale=scale))
+        if given is not None:
+            nothing = HintMap(torch.zeros_like(given.chroma), torch.zeros_like(given.known))
+            targets, shares = zip(*((one or nothing).on_grid(factor) for one in hints), strict=True)
+            steers.append(HintSteer(torch.stack(targets).to(device) / scale, torch.stack(shares).to(device)))
+        return steers[0] if len(steers) == 1 else SteerInTurn(steers)
+
+    def read_palette(self, reference: PhotoInput) -> Palette:
+        """The palette of a colour photo, seen on a grid as coarse as that on which chroma is drawn.
+
+        Raises:
+            ValueError, TypeError: if it can't be read or is grey.
+        """
+        try:
+            pixels = _read_pixels(reference)
+        except ValueError as error:
+            raise ValueError(f"reference: {error}") from error
+        edge = self.config.working_size // self.config.luma_factor
+        shrink = edge / min(pixels.shape[-2:])
+        size = [max(1, round(length * shrink)) for length in pixels.shape[-2:]]
+        small = F.interpolate(pixels[None, :3], size, mode="bilinear", antialias=True)
+        lab = rgb_to_lab(small.expand(-1, 3, -1, -1))
+        if lab[:, 1:].norm(dim=1).mean() < _NEARLY_GREY:
+            raise ValueError("reference is grey or nearly so: give a colour photo")
+        return fit_palette(lab[:, :1], lab[:, 1:])
 
     def map_hints(self, hints: Sequence[Hint], photo: Lightness, working: WorkingPhoto) -> HintMap | None:
         """Hints placed on a photo's working picture; None without any. Raises ``ValueError`` or ``TypeError``."""
@@ -478,10 +538,16 @@ def _as_list(image: PhotoInput | Sequence[PhotoInput]) -> list[PhotoInput]:
 
 def _read_lightness(image: PhotoInput) -> torch.Tensor:
     """Any accepted photo to L* ``[1, H, W]`` in [0, 100], float32 on the CPU."""
+    pixels = _read_pixels(image)
+    return gray_to_lightness(pixels) if pixels.shape[0] == 1 else rgb_to_lab(pixels[:3])[:1]
+
+
+def _read_pixels(image: PhotoInput) -> torch.Tensor:
+    """Any accepted photo to gamma-encoded values ``[1, 3 or 4, H, W]`` in [0, 1], float32 on the CPU."""
     if isinstance(image, (str, Path)):
         decoded = _decode_file(image)
         try:
-            return _read_lightness(decoded)
+            return _read_pixels(decoded)
         except ValueError as error:
             raise ValueError(f"{image}: {error}") from error
     if isinstance(image, PIL.Image.Image):
@@ -505,9 +571,7 @@ def _read_lightness(image: PhotoInput) -> torch.Tensor:
             f"image has shape {tuple(pixels.shape)} (channels first); expected [H, W], or 1, 3 or 4 channels: "
             "arrays as [H, W, C], tensors as [C, H, W]"
         )
-    if pixels.shape[0] == 1:
-        return gray_to_lightness(pixels)
-    return rgb_to_lab(pixels[:3])[:1]
+    return pixels
 
 
 def _decode_file(file: str | Path) -> PIL.Image.Image:

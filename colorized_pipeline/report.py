@@ -83,6 +83,7 @@ def evaluate(
     *,
     name: str,
     steps: int | None = None,
+    guidance: float | None = None,
     seed: int = 0,
     extent: Extent = Extent(),
     groups: Sequence[str] | None = None,
@@ -97,6 +98,7 @@ def evaluate(
         dataset: true photos; their central crops are used.
         name: of the photo set, for the report.
         steps: denoising steps; the checkpoint's default if None.
+        guidance: guidance scale; the checkpoint's default if None.
         seed: of everything that is drawn.
         extent: how much of the photos the costly figures use.
         groups: a label a photo, for a table by label.
@@ -105,14 +107,17 @@ def evaluate(
         cache: folder for features of true photos.
     """
     steps = pipe.config.default_steps if steps is None else steps
+    guidance = pipe.config.default_guidance if guidance is None else guidance
+    drawn: dict[str, Any] = dict(steps=steps, guidance=guidance, seed=seed)
     truth = torch.stack([dataset.lab(index) for index in range(len(dataset))])  # [N, 3, R, R]
     comparison = Comparison(truth, cache=cache)
-    results = colorize(pipe, truth[:, :1], steps=steps, seed=seed)
+    results = colorize(pipe, truth[:, :1], **drawn)
     figures: dict[str, Any] = {
         "set": name,
         "photos": len(truth),
         "resolution": dataset.resolution,
         "steps": steps,
+        "guidance": guidance,
         "scheduler": type(pipe.scheduler).__name__,
         "seed": seed,
         "version": __version__,
@@ -124,32 +129,38 @@ def evaluate(
         },
     }
     if _one_pass_is_the_mean(pipe):
-        one_pass = colorize(pipe, truth[:, :1], steps=1, seed=seed)
+        one_pass = colorize(pipe, truth[:, :1], steps=1, guidance=1.0, seed=seed)
         figures["rows"]["one pass (mean colour)"] = comparison.figures(one_pass)
     for other_name, other in (others or {}).items():
-        drawn = colorize(other, truth[:, :1], steps=other.config.default_steps, seed=seed)
-        figures["rows"][other_name] = comparison.figures(drawn)
+        figures["rows"][other_name] = comparison.figures(colorize(other, truth[:, :1], seed=seed))
     figures["rows"]["COLORIZED"] = comparison.figures(results)
     if fid:
         figures["fid"] = inception_fid(results, comparison.truth_rgb)
     if extent.film:
-        figures["film"] = _film_figures(pipe, dataset, comparison, steps=steps, seed=seed)
+        figures["film"] = _film_figures(pipe, dataset, comparison, **drawn)
         figures["film_fd_ratio"] = figures["film"]["fd_lite0"] / figures["rows"]["COLORIZED"]["fd_lite0"]
     if extent.variants > 1 and extent.variant_photos:
         few = truth[:: max(1, len(truth) // extent.variant_photos)][: extent.variant_photos]
-        figures["variants"] = _variant_figures(pipe, few, count=extent.variants, steps=steps, seed=seed)
+        figures["variants"] = _variant_figures(pipe, few, count=extent.variants, **drawn)
     if groups is not None:
         figures["groups"] = _group_figures(results, truth, groups)
     if extent.bound_photos and pipe.config.objective == "diffusion":
-        figures["bound"] = _bound_figures(pipe, dataset, photos=extent.bound_photos, seed=seed)
+        figures["bound"] = bound_figures(pipe, dataset, photos=extent.bound_photos, seed=seed)
     return Report(figures, contact_sheet(results, truth))
 
 
-def colorize(pipe: ColorizationPipeline, lightness: torch.Tensor, *, steps: int, seed: int) -> torch.Tensor:
+def colorize(
+    pipe: ColorizationPipeline,
+    lightness: torch.Tensor,
+    *,
+    seed: int,
+    steps: int | None = None,
+    guidance: float | None = None,
+) -> torch.Tensor:
     """What a user gets for L* ``[N, 1, H, W]``: sRGB ``[N, 3, H, W]`` on the 8-bit grid."""
     generator = torch.Generator().manual_seed(seed)
     grays = list(lightness_to_gray(lightness).clamp(0, 1))
-    images = pipe(grays, num_inference_steps=steps, generator=generator, batch_size=_BATCH, output_type="pt").images
+    images = pipe(grays, steps, generator, guidance_scale=guidance, batch_size=_BATCH, output_type="pt").images
     return (torch.stack(images) * 255).round() / 255
 
 
@@ -164,21 +175,21 @@ def _one_pass_is_the_mean(pipe: ColorizationPipeline) -> bool:
 
 
 def _film_figures(
-    pipe: ColorizationPipeline, dataset: ColorizationDataset, comparison: Comparison, *, steps: int, seed: int
+    pipe: ColorizationPipeline, dataset: ColorizationDataset, comparison: Comparison, **drawn: Any
 ) -> dict[str, float]:
     """Colours drawn for photos seen through an old film, shown on the clean lightness: only colour is compared."""
     degraded = dataset.through_film()
     lightness = torch.stack([degraded[0, index]["lightness"] for index in range(len(degraded))])
-    chroma = rgb_to_lab(colorize(pipe, lightness, steps=steps, seed=seed))[:, 1:]
+    chroma = rgb_to_lab(colorize(pipe, lightness, **drawn))[:, 1:]
     lab = fit_gamut(torch.cat((comparison.truth[:, :1], chroma), dim=1))
     return comparison.figures(lab_to_rgb(lab).clamp(0, 1))
 
 
 def _variant_figures(
-    pipe: ColorizationPipeline, truth: torch.Tensor, *, count: int, steps: int, seed: int
+    pipe: ColorizationPipeline, truth: torch.Tensor, *, count: int, seed: int, **drawn: Any
 ) -> dict[str, float]:
     """The first of ``count`` colourings against the best of them for each photo, and how they differ."""
-    samples = torch.stack([colorize(pipe, truth[:, :1], steps=steps, seed=seed + i) for i in range(count)])
+    samples = torch.stack([colorize(pipe, truth[:, :1], seed=seed + i, **drawn) for i in range(count)])
     labs, truth_rgb = rgb_to_lab(samples), lab_to_rgb(truth).clamp(0, 1)
     errors = torch.stack([delta_e(lab, truth) for lab in labs])  # [S, N]
     ratios = torch.stack([psnr(sample, truth_rgb) for sample in samples])
@@ -205,7 +216,7 @@ def _group_figures(results: torch.Tensor, truth: torch.Tensor, groups: Sequence[
     return figures
 
 
-def _bound_figures(
+def bound_figures(
     pipe: ColorizationPipeline, dataset: ColorizationDataset, *, photos: int, seed: int
 ) -> dict[str, Any]:
     """The variational bound in bits per chroma dimension, chroma rounded to BIN_WIDTH."""
@@ -287,8 +298,8 @@ def markdown(figures: dict[str, Any]) -> str:
     """The figures as tables, with what gave them."""
     lines = [
         f"{figures['set']}: {figures['photos']} photos, central {figures['resolution']} x {figures['resolution']} "
-        f"crops, {figures['steps']} steps of {figures['scheduler']}, seed {figures['seed']}; {figures['hardware']}; "
-        f"weights `{figures['weights']}`.",
+        f"crops, {figures['steps']} steps of {figures['scheduler']}, guidance {figures['guidance']:g}, seed "
+        f"{figures['seed']}; {figures['hardware']}; weights `{figures['weights']}`.",
         "",
         *_table("", figures["rows"]),
     ]

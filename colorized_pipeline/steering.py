@@ -6,16 +6,21 @@ times the Jacobian of the guess (Efron 2011; Song et al. 2023, ΠGDM; Chung et a
 Jacobian with the error at the hints says how everything else would move along.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
+_RIDGE = 0.01  # variance, in CIELAB units squared, below which a colour or a lightness counts as constant
+_STRETCH = 3.0  # a palette may become so much wider at most: early guesses are nearly grey
 _AGREEMENT = 0.3  # least cosine between the error at the hints and what the network's correction would do there
 
 
 class Steer(Protocol):
     """Corrects a prediction of x_0. ``clean`` depends on ``noisy``, through the network, for automatic derivatives."""
+
+    needs_network: bool  # whether it takes derivatives through the network
 
     def __call__(self, clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
         """The guess ``[B, 2, h, w]`` as it should be; both in units of ``chroma_scale``."""
@@ -28,6 +33,8 @@ class HintSteer:
         target: hinted a*, b* ``[B, 2, h, w]`` over ``chroma_scale``.
         share: how much of each cell is hinted ``[B, 1, h, w]``, 0 to 1.
     """
+
+    needs_network = True
 
     def __init__(self, target: torch.Tensor, share: torch.Tensor) -> None:
         self.target, self.share = target, share
@@ -56,6 +63,83 @@ class HintSteer:
         return move * (size.sqrt() / length).clamp(max=1)
 
 
+@dataclass(frozen=True)
+class Palette:
+    """How chroma goes with lightness: a*, b* are ``offset + slope * L*``, and vary around that with ``covariance``.
+
+    Attributes:
+        offset, slope: ``[B, 2]``, CIELAB units, and those per unit of L*.
+        covariance: ``[B, 2, 2]``.
+    """
+
+    offset: torch.Tensor
+    slope: torch.Tensor
+    covariance: torch.Tensor
+
+
+def fit_palette(lightness: torch.Tensor, chroma: torch.Tensor) -> Palette:
+    """The palette of each photo: least squares over the cells of L* ``[B, 1, h, w]`` and a*, b* ``[B, 2, h, w]``."""
+    level, colours = lightness.flatten(2), chroma.flatten(2)  # [B, 1, n], [B, 2, n]
+    centred = level - level.mean(2, keepdim=True)
+    slope = (colours * centred).mean(2) / (centred.square().mean(2) + _RIDGE)
+    offset = colours.mean(2) - slope * level.mean(2)
+    left = colours - offset[..., None] - slope[..., None] * level
+    return Palette(offset, slope, left @ left.mT / level.shape[-1])
+
+
+class PaletteSteer:
+    """Gives x_0 the palette of a reference photo, by the linear map that is the optimal transport of Gaussians.
+
+    Colours are taken relative to what is usual at their lightness, in the result as in the reference, so that a
+    bright sky gets the reference's bright colours and dark ground its dark ones.
+
+    Args:
+        palette: of the reference (B = 1).
+        lightness: L* ``[B, 1, h, w]`` of the cells.
+        scale: the pipeline's ``chroma_scale``.
+    """
+
+    needs_network = False
+
+    def __init__(self, palette: Palette, lightness: torch.Tensor, *, scale: float) -> None:
+        self.palette, self.lightness, self.scale = palette, lightness, scale
+
+    def __call__(self, clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
+        chroma = clean.detach() * self.scale
+        own, wanted = fit_palette(self.lightness, chroma), self.palette
+        level = self.lightness.flatten(2)
+        left = chroma.flatten(2) - own.offset[..., None] - own.slope[..., None] * level
+        carried = _transport(own.covariance, wanted.covariance.to(chroma)) @ left
+        carried = carried + wanted.offset.to(chroma)[..., None] + wanted.slope.to(chroma)[..., None] * level
+        return clean + (carried.reshape(chroma.shape) - chroma) / self.scale
+
+
+def _transport(have: torch.Tensor, want: torch.Tensor) -> torch.Tensor:
+    """The symmetric matrix that carries N(0, have) to N(0, want), stretching nothing more than ``_STRETCH`` times."""
+    root, inverse = _power(have, 0.5), _power(have, -0.5)
+    values, vectors = torch.linalg.eigh(inverse @ _power(root @ want @ root, 0.5) @ inverse)
+    return vectors * values.clamp(max=_STRETCH)[..., None, :] @ vectors.mT
+
+
+def _power(matrix: torch.Tensor, exponent: float) -> torch.Tensor:
+    """A power of symmetric matrices ``[..., 2, 2]`` with no eigenvalue below 0."""
+    values, vectors = torch.linalg.eigh(matrix)
+    powers = (values.clamp(min=0) + _RIDGE) ** exponent
+    return vectors * powers[..., None, :] @ vectors.mT
+
+
+class SteerInTurn:
+    """Several steers, one after the other."""
+
+    def __init__(self, steers: Sequence[Steer]) -> None:
+        self.steers, self.needs_network = steers, any(steer.needs_network for steer in steers)
+
+    def __call__(self, clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
+        for steer in self.steers:
+            clean = steer(clean, noisy)
+        return clean
+
+
 def steered_prediction(
     predict: Callable[[torch.Tensor], torch.Tensor],
     noisy: torch.Tensor,
@@ -72,8 +156,8 @@ def steered_prediction(
         prediction_type: the scheduler's: ``"v_prediction"``, ``"epsilon"`` or ``"sample"``.
     """
     signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-    with torch.enable_grad():
-        noisy = noisy.detach().requires_grad_()
+    with torch.set_grad_enabled(steer.needs_network):
+        noisy = noisy.detach().requires_grad_(steer.needs_network)
         predicted = predict(noisy).float()
         if prediction_type == "v_prediction":
             clean = signal * noisy - noise * predicted

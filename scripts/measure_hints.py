@@ -29,6 +29,8 @@ BATCH = 8
 class Replacement:
     """Only the hinted cells of the guess of x_0 are replaced (as in DDNM, Wang et al. 2023): nothing is propagated."""
 
+    needs_network = False
+
     def __init__(self, target: torch.Tensor, share: torch.Tensor) -> None:
         self.target, self.share = target, share
 
@@ -38,6 +40,8 @@ class Replacement:
 
 class GradientSteer:
     """DPS (Chung et al. 2023) in terms of x_0: a step of given length down the gradient of the hints' error."""
+
+    needs_network = True
 
     def __init__(self, target: torch.Tensor, share: torch.Tensor, *, strength: float) -> None:
         self.target, self.share, self.strength = target, share, strength

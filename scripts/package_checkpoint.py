@@ -47,9 +47,11 @@ def main() -> None:
     parser.add_argument("pipeline", type=Path, help="folder of a trained pipeline")
     parser.add_argument("--output", type=Path, default=DEFAULT_CHECKPOINT, help="where to put it")
     parser.add_argument("--default_steps", type=int, help="denoising steps when a call doesn't say")
+    parser.add_argument("--default_guidance", type=float, help="guidance scale when a call doesn't say")
     args = parser.parse_args()
 
-    changes = {} if args.default_steps is None else {"default_steps": args.default_steps}
+    defaults = {"default_steps": args.default_steps, "default_guidance": args.default_guidance}
+    changes = {name: value for name, value in defaults.items() if value is not None}
     trained = ColorizationPipeline.from_pretrained(args.pipeline, **changes)
     partial = args.output.with_name(f"partial-{args.output.name}")
     shutil.rmtree(partial, ignore_errors=True)

@@ -17,6 +17,7 @@ def test_report_is_of_the_shipped_checkpoint() -> None:
     pipe = load_default()
     assert FIGURES["weights"] == weights_digest(pipe)
     assert FIGURES["steps"] == pipe.config.default_steps
+    assert FIGURES["guidance"] == pipe.config.default_guidance
 
 
 @pytest.mark.parametrize("name", ["README.md", "model_card.md"])

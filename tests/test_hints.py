@@ -202,7 +202,7 @@ def test_hints_of_several_photos_are_told_apart(plain_pipe: ColorizationPipeline
 def test_a_regression_cannot_follow_hints() -> None:
     pipe = make_pipeline()
     pipe.register_to_config(objective="regression")
-    with pytest.raises(ValueError, match="hints need a diffusion checkpoint"):
+    with pytest.raises(ValueError, match="need a diffusion checkpoint"):
         pipe(grey(), hints=[((5, 5, 2), "blue")])
 
 

@@ -215,6 +215,33 @@ def test_a_perfect_network_gives_the_true_colours(plain_pipe: ColorizationPipeli
     assert (chroma - truth.reshape(2, 1, 1)).abs().max() < 0.05
 
 
+def test_guidance_leans_away_from_the_answer_of_a_hidden_condition(pipe: ColorizationPipeline) -> None:
+    noisy, timestep = torch.randn(2, 2, 16, 16, generator=seeded()), torch.tensor(500)
+    condition = pipe.condition(torch.rand(2, 1, 64, 64, generator=seeded(1)) * 100)
+
+    def answer(told: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+        with torch.no_grad():
+            return pipe.predict(noisy, timestep, condition=told, guidance_scale=scale)
+
+    told, untold = answer(condition), answer(torch.zeros_like(condition))
+    assert (told - untold).abs().max() > 0.01
+    torch.testing.assert_close(answer(condition, 0.0), untold)
+    torch.testing.assert_close(answer(condition, 2.5), untold + 2.5 * (told - untold))
+
+
+def test_guidance_is_the_checkpoints_unless_a_call_says_otherwise(plain_pipe: ColorizationPipeline) -> None:
+    gray = photo(40, 40)
+
+    def draw(pipe: ColorizationPipeline, **given: Any) -> np.ndarray:
+        return pipe(gray, generator=seeded(), output_type="np", **given).images[0]
+
+    plain, guided = draw(plain_pipe), draw(plain_pipe, guidance_scale=3.0)
+    assert np.abs(plain - guided).max() > 0.01
+    plain_pipe.register_to_config(default_guidance=3.0)
+    assert np.array_equal(draw(plain_pipe), guided)
+    assert np.array_equal(draw(plain_pipe, guidance_scale=1.0), plain)
+
+
 @pytest.mark.parametrize("luma_factor", [1, 2, 4])
 def test_lightness_becomes_channels_of_the_chroma_grid(luma_factor: int) -> None:
     lightness = torch.rand(1, 1, 16, 24, generator=seeded()) * 100
@@ -312,6 +339,7 @@ def test_progress_bar(plain_pipe: ColorizationPipeline, capsys: pytest.CaptureFi
         ({"image": "nowhere.png"}, FileNotFoundError, r"nowhere\.png"),
         ({"num_inference_steps": 0}, ValueError, "num_inference_steps.*0"),
         ({"num_inference_steps": 2.5}, ValueError, "num_inference_steps.*2.5"),
+        ({"guidance_scale": -1.0}, ValueError, "guidance_scale.*-1"),
         ({"working_size": 0}, ValueError, "working_size"),
         ({"batch_size": 0}, ValueError, "batch_size"),
         ({"intensity": -1}, ValueError, "intensity.*-1"),

@@ -88,7 +88,7 @@ def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_files_of_a_run(finished: Path) -> None:
     assert {path.name for path in finished.iterdir()} == {
         *("checkpoint-3", "checkpoint-6", "best", "logs", "samples", "run.json", "validation.jsonl"),
-        *("model_index.json", "unet", "scheduler", "pipeline.py", "color.py"),
+        *("model_index.json", "unet", "scheduler", "pipeline.py", "color.py", "hints.py", "steering.py"),
     }
     rows = [json.loads(line) for line in (finished / "validation.jsonl").read_text().splitlines()]
     assert [(row["step"], row["photos_seen"]) for row in rows] == [(3, 12), (6, 24)]
@@ -146,6 +146,7 @@ def resumed_from(source: Path, step: int, target: Path) -> Path:
 
 def test_accumulation_and_workers_resume_to_the_bit(photos: Path, tmp_path: Path) -> None:
     flags = {"gradient_accumulation_steps": 2, "train_batch_size": 2, "dataloader_num_workers": 1, "sample_steps": 0}
+    flags["condition_dropout"] = 0.3
     run(command(photos, tmp_path / "whole", **flags))
     resumed = resumed_from(tmp_path / "whole", 3, tmp_path / "resumed")
     run(command(photos, resumed, resume_from_checkpoint="latest", **flags))

@@ -15,6 +15,7 @@ from colorized_pipeline.training import (
     COMPLETE,
     build_unet,
     diffusion_loss,
+    drop_condition,
     ema_weights,
     find_checkpoint,
     learning_rate,
@@ -93,6 +94,16 @@ def test_network_sees_condition_then_noisy_chroma() -> None:
     diffusion_loss(predict, scheduler, **given)
     assert torch.equal(seen[0][:, :16], given["condition"])
     assert torch.equal(seen[0][:, 16:], scheduler.add_noise(given["chroma"], given["noise"], given["timesteps"]))
+
+
+def test_condition_is_hidden_from_the_photos_that_were_drawn() -> None:
+    condition = torch.rand(5, 6, 8, 8) + 1
+    draws = torch.tensor([0.0, 0.09, 0.1, 0.29, 0.31])
+    told = drop_condition(condition, draws, luma_channels=4, everything=0.1, features=0.2)
+    assert not told[:2].any()
+    assert torch.equal(told[2:, :4], condition[2:, :4])
+    assert not told[2:4, 4:].any()
+    assert torch.equal(told[4], condition[4])
 
 
 def test_unknown_prediction_type_is_refused() -> None:
