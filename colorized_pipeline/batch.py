@@ -28,12 +28,14 @@ from filelock import FileLock, Timeout
 from . import __version__
 from .borders import find_picture
 from .copies import FORMATS, MAX_XMP, ColourPage, write_copy
-from .files import Job, check_inside, output_format, write_atomically
+from .doubt import draw_map, draw_sheet, spread_map
+from .files import Job, check_inside, output_format, result_files, write_atomically
 from .hints import Hint, HintMap, describe_hints
 from .labels import Label, build_xmp
-from .pipeline import ColorizationPipeline, Lightness, WorkingPhoto, compose, impose_hints
+from .pipeline import ColorizationPipeline, Lightness, WorkingPhoto, compose, impose_hints, seen_chroma
 from .provenance import Signer
-from .scans import Scan, hash_file, open_scan, peek_pixels
+from .scans import Metadata, Scan, hash_file, open_scan, peek_pixels
+from .variants import order_by_typicality
 
 MANIFEST_NAME = "colorized-manifest"
 _PARTIAL_NAME = ".colorized-partial"
@@ -54,6 +56,9 @@ class Settings:
         borders: leave plain borders grey.
         signed: with a C2PA manifest.
         max_megapixels: larger photos are refused.
+        variants: colourings that are drawn of each photo, with seeds counted up from ``seed``.
+        consensus: what is kept of several variants: ``"medoid"``, the most typical, or ``"mean"``; all if empty.
+        uncertainty: also a map of how far the variants differ.
         hints: known colours, for a single picture; see :class:`ColorizationPipeline`.
         reference: a colour photo whose palette the results get.
     """
@@ -71,13 +76,23 @@ class Settings:
     borders: bool = True
     signed: bool = False
     max_megapixels: float = 300.0
+    variants: int = 1
+    consensus: str = ""
+    uncertainty: bool = False
+
+    @property
+    def copies(self) -> int:
+        """Colour copies that are written of each photo."""
+        return 1 if self.consensus else self.variants
+
     hints: tuple[Hint, ...] = ()
     reference: Path | None = None
 
     def record(self) -> dict[str, Any]:
         """What must be equal for a result to count as done."""
         names = ("seed", "steps", "guidance", "intensity", "working_size", "checkpoint", "scheduler", "batch_size")
-        record = {name: getattr(self, name) for name in (*names, "pages", "mark", "borders", "signed")}
+        several = ("variants", "consensus", "uncertainty") if self.variants > 1 else ()
+        record = {name: getattr(self, name) for name in (*names, "pages", "mark", "borders", "signed", *several)}
         return record | self.guides()
 
     def guides(self) -> dict[str, list[str] | str]:
@@ -175,9 +190,28 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A colour copy that is to be written.
+
+    Attributes:
+        target: its file.
+        chroma: of each page.
+        seeds: of each page; of the mean of variants, of each page's variants.
+        base_seed: what ``--seed`` gives this copy; of a mean, the first one's.
+        averaged: it is the mean of so many variants.
+    """
+
+    target: Path
+    chroma: list[torch.Tensor]
+    seeds: list[int]
+    base_seed: int
+    averaged: int = 0
+
+
 @dataclass(eq=False)
 class _Open:
-    """A photo between reading and writing."""
+    """A photo between reading and writing. Every page counts once a variant, variants of a page in turn."""
 
     job: Job
     scan: Scan
@@ -316,7 +350,7 @@ class Batch:
         if isinstance(error, _DoneBefore):
             return Outcome(job, "skipped")
         if error is None:
-            return Outcome(job, "done", notes=[f"{job.source}: {note}" for note in notes])
+            return Outcome(job, "done", notes=[f"{job.source}: {note}" for note in dict.fromkeys(notes)])
         reason = " ".join(str(error).split()) or type(error).__name__
         message = reason if str(job.source) in reason else f"{job.source}: {reason}"
         self._record(job, error=message)
@@ -344,40 +378,57 @@ class Batch:
                 f"{job.source} has {len(scan.sizes)} pages, and hints are places on one picture: "
                 "take the first with --pages first"
             )
-        seeds = [derive_seed(settings.seed, scan.sha256, page) for page in range(len(scan.sizes))]
+        if len(scan.sizes) > 1 and settings.uncertainty:
+            raise ValueError(
+                f"{job.source} has {len(scan.sizes)} pages and a map of doubt shows one: "
+                "leave out --uncertainty, or take the first page with --pages first"
+            )
+        bases = range(settings.seed, settings.seed + settings.variants)
+        seeds = [derive_seed(base, scan.sha256, page) for page in range(len(scan.sizes)) for base in bases]
         working, gray, hints = [], None, []
         for page in range(len(scan.sizes)):
             gray = scan.read_page(page)
             photo = Lightness(gray)
             box = find_picture(photo) if settings.borders else None
-            working.append(self.pipe.prepare(photo, working_size=settings.working_size, box=box))
+            working += [self.pipe.prepare(photo, working_size=settings.working_size, box=box)] * settings.variants
             hints.append(self.pipe.map_hints(settings.hints, photo, working[-1]))
-        return _Open(job, scan, working, hints, seeds, gray if len(working) == 1 else None, format_name, started)
+        return _Open(job, scan, working, hints, seeds, gray if len(scan.sizes) == 1 else None, format_name, started)
 
     def _check_target(self, job: Job) -> str | None:
         """The photo's hash, if the manifest knows it. Raises if the photo is done, or its result would destroy a file.
 
         A result that isn't what the manifest says is moved aside, not replaced.
         """
-        known = self.manifest.find(self._key(job)) if self.manifest else None
+        files, done, sha256 = self._files(job), 0, None
+        for file in files:
+            known = self.manifest.find(self._key(file)) if self.manifest else None
+            try:
+                sha256 = self._check_file(job, file, known) or sha256
+            except _DoneBefore:
+                done += 1
+                sha256 = known["sha256"] if known else None
+        if done == len(files):
+            raise _DoneBefore
+        return sha256
+
+    def _check_file(self, job: Job, file: Path, known: Mapping[str, Any] | None) -> str | None:
         sha256 = known["sha256"] if known and _unchanged(job.source, known) else None
-        if not job.target.exists():
+        if not file.exists():
             return sha256
         if known and known.get("output_sha256"):
             same_settings = known["settings"] == self.settings.record()
-            found = hash_file(job.target)
+            found = hash_file(file)
             if found != known["output_sha256"]:
-                aside = job.target.with_name(f"{job.target.stem[:60]}.changed-{found[:12]}{job.target.suffix}")
-                job.target.rename(aside)
+                file.rename(file.with_name(f"{file.stem[:60]}.changed-{found[:12]}{file.suffix}"))
                 return sha256
             sha256 = sha256 or hash_file(job.source)
             if same_settings and sha256 == known["sha256"]:
                 raise _DoneBefore
             if not self.overwrite:
                 what = "of another version of the photo" if same_settings else "with other settings"
-                raise ValueError(f"{job.target} was made {what}; add --overwrite to replace it")
+                raise ValueError(f"{file} was made {what}; add --overwrite to replace it")
         if not self.overwrite:
-            raise ValueError(f"{job.target} exists; add --overwrite to replace it")
+            raise ValueError(f"{file} exists; add --overwrite to replace it")
         return sha256
 
     def _sample(self, batch: list[tuple[_Open, int]], on_step: Callable[[], object] | None) -> torch.Tensor:
@@ -386,7 +437,7 @@ class Batch:
             self._thread.pipe.scheduler = copy.deepcopy(self.pipe.scheduler)
         filled = batch + batch[-1:] * (self.settings.batch_size - len(batch))
         lightness = torch.stack([photo.working[page].lightness for photo, page in filled])
-        hints = [photo.hints[page] for photo, page in filled]
+        hints = [photo.hints[page // self.settings.variants] for photo, page in filled]
         return self._thread.pipe.draw_chroma(
             lightness,
             num_inference_steps=self.settings.steps,
@@ -397,13 +448,89 @@ class Batch:
         )
 
     def _write(self, photo: _Open) -> None:
+        pictures, facts = self._pictures(photo), dict[str, Any]()
+        if self.settings.uncertainty:
+            facts["uncertainty"] = self._write_doubt(photo)
+        for number, picture in enumerate(pictures, start=1):
+            variant = {"base_seed": picture.base_seed, "variant": number} if self.settings.variants > 1 else {}
+            self._write_copy(photo, picture, {**variant, **facts})
+        if len(pictures) > 1:
+            self._write_sheet(photo, pictures, facts)
+
+    def _pictures(self, photo: _Open) -> list[Picture]:
+        """The copies to write: of several variants from the most typical outwards, or what they agree on."""
+        settings, target, pages = self.settings, photo.job.target, len(photo.scan.sizes)
+        drawn = [self._variants(photo, page) for page in range(pages)]
+        if settings.consensus == "mean":
+            means = [chroma.mean(dim=0) for chroma in drawn]
+            return [Picture(target, means, photo.seeds, settings.seed, averaged=settings.variants)]
+        seen = [
+            seen_chroma(chroma, working=photo.working[page * settings.variants]).flatten(2)
+            for page, chroma in enumerate(drawn)
+        ]
+        order = order_by_typicality(torch.cat(seen, dim=2))
+        return [
+            Picture(file, [page[i] for page in drawn], photo.seeds[i :: settings.variants], settings.seed + i)
+            for file, i in zip(result_files(target, copies=settings.copies), order, strict=False)
+        ]
+
+    def _variants(self, photo: _Open, page: int) -> torch.Tensor:
+        """A page's chroma ``[V, 2, h, w]``, in the order of their seeds."""
+        count = self.settings.variants
+        return torch.stack([photo.chroma[page * count + i] for i in range(count)])
+
+    def _shown(self, photo: _Open, page: int, chroma: torch.Tensor) -> tuple[torch.Tensor, WorkingPhoto]:
+        """Drawn chroma ``[..., 2, h, w]`` of a page with intensity and hints, and how its grid lies on the photo."""
+        working = photo.working[page * self.settings.variants]
+        return impose_hints(chroma * self.settings.intensity, photo.hints[page], working=working)
+
+    def _write_doubt(self, photo: _Open) -> float:
+        """Write the map of how far a photo's variants differ; returns its mean, ΔE*ab."""
+        assert photo.gray is not None
+        chroma, place = self._shown(photo, 0, self._variants(photo, 0))
+        spread = spread_map(photo.gray, chroma, place)
+        image = draw_map(spread, photo.gray.shape, variants=self.settings.variants)
+        mean = round(float(spread.mean()), 3)
+        self._write_extra(photo, self._files(photo.job)[-1], lambda stream: image.save(stream, "PNG"), mean)
+        return mean
+
+    def _write_sheet(self, photo: _Open, pictures: list[Picture], facts: Mapping[str, Any]) -> None:
+        """Write the first page's variants side by side, labelled as a colour copy is."""
+        gray = photo.gray if photo.gray is not None else photo.scan.read_page(0)
+        captions = [f"{number}: seed {one.base_seed}" for number, one in enumerate(pictures, start=1)]
+        captions[0] += ", most typical"
+        chroma, place = self._shown(photo, 0, torch.stack([one.chroma[0] for one in pictures]))
+        sheet = np.asarray(draw_sheet(gray, list(chroma), place, captions=captions))
+        page = ColourPage(sheet.shape[0], sheet.shape[1], [torch.from_numpy(sheet.copy()).movedim(-1, 0) / 255])
+        xmp = build_xmp(self._describe(photo, Picture(photo.job.target, [], photo.seeds, self.settings.seed)))
+
+        def write(stream: IO[bytes]) -> None:
+            write_copy(stream, [page], format_name="JPEG", bits=8, metadata=Metadata(), xmp=xmp)
+
+        file = result_files(photo.job.target, copies=len(pictures))[-1]
+        self._write_extra(photo, file, write, facts.get("uncertainty"))
+
+    def _write_extra(
+        self, photo: _Open, file: Path, write: Callable[[IO[bytes]], None], uncertainty: float | None
+    ) -> None:
+        facts = {} if uncertainty is None else {"uncertainty": uncertainty}
+        write_atomically(
+            file,
+            write,
+            temporary=self.temporary,
+            before_rename=lambda sha256: self._record(
+                photo.job, photo=photo, output=file, output_sha256=sha256, facts={"seeds": photo.seeds, **facts}
+            ),
+        )
+
+    def _write_copy(self, photo: _Open, picture: Picture, facts: Mapping[str, Any]) -> None:
         scan, settings = photo.scan, self.settings
-        xmp = self._label(photo)
+        xmp = self._label(photo, picture)
 
         def write(stream: IO[bytes]) -> None:
             if self.signer is None:
                 return write_pages(stream)
-            folder = self.temporary or photo.job.target.parent
+            folder = self.temporary or picture.target.parent
             with tempfile.NamedTemporaryFile(dir=folder, prefix=".colorized-") as unsigned:
                 write_pages(unsigned.file)
                 self.signer.sign(
@@ -417,7 +544,7 @@ class Batch:
         def write_pages(stream: IO[bytes]) -> None:
             write_copy(
                 stream,
-                self._pages(photo),
+                self._pages(photo, picture),
                 format_name=photo.format_name,
                 bits=scan.bits,
                 metadata=scan.metadata,
@@ -426,27 +553,34 @@ class Batch:
             )
 
         write_atomically(
-            photo.job.target,
+            picture.target,
             write,
             temporary=self.temporary,
-            before_rename=lambda output_sha256: self._record(photo.job, photo=photo, output_sha256=output_sha256),
+            before_rename=lambda output_sha256: self._record(
+                photo.job,
+                photo=photo,
+                output=picture.target,
+                output_sha256=output_sha256,
+                facts={"seeds": picture.seeds, **facts},
+            ),
         )
 
-    def _pages(self, photo: _Open) -> Iterator[ColourPage]:
-        for page, working in enumerate(photo.working):
+    def _pages(self, photo: _Open, picture: Picture) -> Iterator[ColourPage]:
+        for page, drawn in enumerate(picture.chroma):
             lightness = Lightness(photo.gray if photo.gray is not None else photo.scan.read_page(page))
-            chroma = photo.chroma[page] * self.settings.intensity
-            chroma, grid = impose_hints(chroma, photo.hints[page], working=working)
-            yield ColourPage(lightness.height, lightness.width, compose(lightness, chroma, working=grid))
+            chroma, place = self._shown(photo, page, drawn)
+            yield ColourPage(lightness.height, lightness.width, compose(lightness, chroma, working=place))
 
-    def _label(self, photo: _Open) -> bytes:
-        settings, metadata = self.settings, photo.scan.metadata
-        label = Label(
+    def _describe(self, photo: _Open, picture: Picture) -> Label:
+        """A copy's label. A single variant's is that of a run with its own seed, so that this gives the same bytes."""
+        settings = self.settings
+        averaged = {"Consensus": f"mean of {picture.averaged} variants"} if picture.averaged else {}
+        return Label(
             source_name=photo.job.source.name,
             source_sha256=photo.scan.sha256,
             settings={
-                "Seed": ", ".join(map(str, photo.seeds)),
-                "BaseSeed": settings.seed,
+                "Seed": ", ".join(map(str, picture.seeds)),
+                "BaseSeed": picture.base_seed,
                 "Steps": settings.steps,
                 "Guidance": f"{settings.guidance:g}",
                 "Intensity": f"{settings.intensity:g}",
@@ -454,10 +588,14 @@ class Batch:
                 "BatchSize": settings.batch_size,
                 "Scheduler": settings.scheduler,
                 "CheckpointSHA256": settings.checkpoint,
+                **averaged,
                 **({"Hints": "; ".join(describe_hints(settings.hints))} if settings.hints else {}),
                 **({"ReferenceSHA256": hash_file(settings.reference)} if settings.reference else {}),
             },
         )
+
+    def _label(self, photo: _Open, picture: Picture) -> bytes:
+        label, metadata = self._describe(photo, picture), photo.scan.metadata
         try:
             xmp = build_xmp(label, xmp=metadata.xmp, iptc=metadata.iptc)
             if len(xmp) <= MAX_XMP.get(photo.format_name, len(xmp)):
@@ -469,15 +607,25 @@ class Batch:
 
     # The manifest
 
-    def _key(self, job: Job) -> str:
-        return job.target.relative_to(self.output).as_posix() if self.output else str(job.target)
+    def _key(self, file: Path) -> str:
+        return file.relative_to(self.output).as_posix() if self.output else str(file)
+
+    def _files(self, job: Job) -> list[Path]:
+        return result_files(job.target, copies=self.settings.copies, doubt=self.settings.uncertainty)
 
     def _record(
-        self, job: Job, *, photo: _Open | None = None, output_sha256: str | None = None, error: str | None = None
+        self,
+        job: Job,
+        *,
+        photo: _Open | None = None,
+        output: Path | None = None,
+        output_sha256: str | None = None,
+        facts: Mapping[str, Any] | None = None,
+        error: str | None = None,
     ) -> None:
         if not self.manifest or job.refusal:
             return
-        record: dict[str, Any] = {"source": job.name.as_posix(), "output": self._key(job)}
+        record: dict[str, Any] = {"source": job.name.as_posix(), "output": self._key(output or self._files(job)[0])}
         if photo:
             status = job.source.stat()
             record |= {
@@ -485,7 +633,7 @@ class Batch:
                 "source_bytes": status.st_size,
                 "source_mtime_ns": status.st_mtime_ns,
                 "output_sha256": output_sha256,
-                "seeds": photo.seeds,
+                **(facts or {}),
                 "settings": self.settings.record(),
                 "seconds": round(time.monotonic() - photo.started, 3),
             }

@@ -1,5 +1,6 @@
 """The ``colorized`` command."""
 
+import math
 import os
 import signal
 import sys
@@ -9,6 +10,7 @@ import warnings
 from collections import Counter
 from contextlib import ExitStack
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,13 +21,14 @@ from tqdm.auto import tqdm
 
 from . import DEFAULT_CHECKPOINT, ColorizationPipeline, __version__
 from .batch import Batch, Manifest, Settings, hash_checkpoint, partial_folder
-from .files import find_photos, plan_jobs
+from .files import find_photos, plan_jobs, result_files
 from .hints import Hint, parse_hint
 from .hub import loading_reason
 from .inspection import compare_with_source, describe, restore_grey
 from .provenance import Signer
 from .scans import DEFAULT_MAX_MEGAPIXELS
 from .sharding import Part, take_part
+from .variants import check_answers, count_variants
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Plausible colours for grey photographs.")
 
@@ -38,6 +41,13 @@ class FileFormat(str, Enum):
     png = "png"
     jpg = "jpg"
     webp = "webp"
+
+
+class Consensus(str, Enum):
+    """``--consensus``"""
+
+    mean = "mean"
+    medoid = "medoid"
 
 
 class Pages(str, Enum):
@@ -100,6 +110,27 @@ def colorize(
             min=0, help="Another seed gives other plausible colours. A photo's own seed comes from it and its content."
         ),
     ] = 0,
+    variants: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Different colourings of each photo, seeds counted up: OUTPUT-1 is the most typical, the last the "
+            "least, OUTPUT-variants.jpg shows all with their seeds.",
+        ),
+    ] = None,
+    uncertainty: Annotated[
+        bool,
+        typer.Option(
+            "--uncertainty",
+            help="Also OUTPUT-doubt.png: how far the variants differ in each place. Without --variants 8 are drawn "
+            "and the most typical is written.",
+        ),
+    ] = False,
+    consensus: Annotated[
+        Consensus | None,
+        typer.Option(help="Write one copy only: the variants' mean (cautious, pale), or the most typical (medoid)."),
+    ] = None,
     intensity: Annotated[float, typer.Option(min=0.0, max=10.0, help="Factor on chroma: 0 grey, 1 as drawn.")] = 1.0,
     working_size: Annotated[
         int | None,
@@ -169,11 +200,15 @@ def colorize(
             raise FileNotFoundError(f"--reference: {reference}: no such file")
         found = find_photos(photos, recursive=recursive, output=output)
         suffix = "" if file_format is FileFormat.same else f".{file_format.value}"
-        jobs = plan_jobs(found, output, inputs=photos, recursive=recursive, suffix=suffix)
+        kept = consensus.value if consensus else "medoid" if uncertainty and variants is None else ""
+        drawn = count_variants(variants, consensus=kept or None, uncertainty=uncertainty)
+        files = partial(result_files, copies=1 if kept else drawn, doubt=uncertainty)
+        jobs = plan_jobs(found, output, inputs=photos, recursive=recursive, suffix=suffix, results=files)
         if hints and len(jobs) != 1:
             raise ValueError(f"--hint and --hint-mask are places on one photo, and here are {len(jobs)}: give one")
         part = take_part(jobs, shard=shard, device=device)
         pipe = _load_pipeline(checkpoint, part.device or device)
+        check_answers(pipe.config.objective, drawn)
         settings = Settings(
             seed=seed,
             steps=steps or pipe.config.default_steps,
@@ -190,6 +225,9 @@ def colorize(
             max_megapixels=max_megapixels,
             hints=hints,
             reference=reference,
+            variants=drawn,
+            consensus=kept,
+            uncertainty=uncertainty,
         )
         with ExitStack() as stack:
             manifest = temporary = None
@@ -217,7 +255,7 @@ def colorize(
         _say("Interrupted; run the same command again to go on")
         raise typer.Exit(130) from None
 
-    where = jobs[0].target if len(jobs) == 1 and not recursive else output
+    where = files(jobs[0].target)[0] if len(jobs) == 1 and not recursive else output
     if part.is_first:
         typer.echo(_summary(counts, len(jobs) if part.total is None else part.total, where))
     if counts["failed"]:
@@ -248,7 +286,9 @@ def _run_batch(batch: Batch, part: Part) -> Counter[str]:
     started = time.monotonic()
     alone = len(part.jobs) == 1
     with tqdm(
-        total=batch.settings.steps if alone else len(part.jobs),
+        total=batch.settings.steps * math.ceil(batch.settings.variants / batch.settings.batch_size)
+        if alone
+        else len(part.jobs),
         desc="denoising" if alone else "photos",
         unit="step" if alone else "photo",
         disable=not part.is_first,

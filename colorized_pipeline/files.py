@@ -98,13 +98,34 @@ def _walk(folder: Path, output: Path | None, links: list[Path]) -> list[Path]:
     return files
 
 
+def result_files(target: Path, *, copies: int = 1, doubt: bool = False) -> list[Path]:
+    """Every file that comes of a photo whose result is called ``target``: colour copies, their sheet, map of doubt.
+
+    >>> [file.name for file in result_files(Path("a.tif"), copies=2, doubt=True)]
+    ['a-1.tif', 'a-2.tif', 'a-variants.jpg', 'a-doubt.png']
+    """
+    if copies == 1:
+        files = [target]
+    else:
+        files = [target.with_name(f"{target.stem}-{number}{target.suffix}") for number in range(1, copies + 1)]
+        files.append(target.with_name(f"{target.stem}-variants.jpg"))
+    return [*files, target.with_name(f"{target.stem}-doubt.png")] if doubt else files
+
+
 def plan_jobs(
-    found: Found, output: Path, *, inputs: Sequence[Path], recursive: bool = False, suffix: str = ""
+    found: Found,
+    output: Path,
+    *,
+    inputs: Sequence[Path],
+    recursive: bool = False,
+    suffix: str = "",
+    results: Callable[[Path], Sequence[Path]] = lambda target: [target],
 ) -> list[Job]:
     """Where each photo's result goes.
 
     That is ``output`` itself for one photo file and a name with a photo's ending, else the photo's name in the folder
-    ``output``, with another ending if ``suffix`` says so or its own format can't hold the result.
+    ``output``, with another ending if ``suffix`` says so or its own format can't hold the result. ``results`` tells
+    all the files that come of one, see :func:`result_files`.
 
     Raises:
         ValueError: if several photos are to go into one file.
@@ -123,11 +144,12 @@ def plan_jobs(
     jobs, taken = [], set[Path]()
     for (source, name), target in zip(photos, targets, strict=True):
         refusal = ""
-        if _identity(target) in identities:
-            refusal = f"{target} is one of the inputs; inputs are never overwritten: choose another output"
-        elif target in taken:
-            refusal = f"{target} is the result of another photo of the same name; colorize their folders apart"
-        taken.add(target)
+        for file in results(target):
+            if _identity(file) in identities:
+                refusal = f"{file} is one of the inputs; inputs are never overwritten: choose another output"
+            elif file in taken:
+                refusal = f"{file} is the result of another photo of the same name; colorize their folders apart"
+            taken.add(file)
         jobs.append(Job(source, target, name, refusal))
     return jobs
 

@@ -50,7 +50,7 @@ class HintMap:
         return total / share.clamp(min=1e-6), share
 
     def impose(self, chroma: torch.Tensor, factor: int) -> torch.Tensor:
-        """A drawn grid ``[2, h / factor, w / factor]`` at working size ``[2, h, w]``, with every hint as it was given.
+        """Drawn grids ``[..., 2, h / factor, w / factor]`` at working size, with every hint as it was given.
 
         Inside a hint stands its own colour, right up to its edge; outside it passes smoothly into what was drawn.
         """

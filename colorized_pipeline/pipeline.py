@@ -35,10 +35,12 @@ from .color import (
 )
 from .hints import Hint, HintMap, map_hints
 from .steering import HintSteer, Palette, PaletteSteer, Steer, SteerInTurn, fit_palette, steered_prediction
+from .variants import check_answers, count_variants, order_by_typicality, spread
 
 PhotoInput = str | Path | PIL.Image.Image | np.ndarray | torch.Tensor
 
-CODE_FILES = ("pipeline.py", "color.py", "hints.py", "steering.py")  # what travels with a checkpoint
+# What travels with a checkpoint
+CODE_FILES = ("pipeline.py", "color.py", "hints.py", "steering.py", "variants.py")
 
 _LONGEST_OVER_WORKING_SIZE = 16  # a strip that is longer than this is scaled down to it and padded
 _ENCODER_STRIDE = 32  # ImageNet networks halve their input five times
@@ -52,10 +54,20 @@ class ColorizationPipelineOutput(BaseOutput):
 
     Attributes:
         images: one colour photo per input, at the input's size: PIL images (RGB), or for ``output_type="np"`` arrays
-            ``[H, W, 3]`` and for ``"pt"`` tensors ``[3, H, W]``, float32 sRGB in [0, 1].
+            ``[H, W, 3]`` and for ``"pt"`` tensors ``[3, H, W]``, float32 sRGB in [0, 1]. Of several variants the most
+            typical one, or their mean.
+        variants: of each input all its colourings, from the most typical outwards. ``None`` if one was drawn.
+        seeds: of each input the seed of each variant, in the same order: with
+            ``generator=[torch.Generator().manual_seed(seed)]`` a call for that photo alone gives that variant (to 6
+            digits: a network's sums depend on the batch a little). ``None`` if one was drawn.
+        uncertainty: of each input a map ``[H, W]`` of how far its variants differ, float32, in ΔE*ab: see
+            :func:`spread`; tensors for ``"pt"``, else arrays. ``None`` if not asked for.
     """
 
     images: list[Any]
+    variants: list[list[Any]] | None = None
+    seeds: list[list[int]] | None = None
+    uncertainty: list[Any] | None = None
 
 
 class Lightness:
@@ -227,6 +239,9 @@ class ColorizationPipeline(DiffusionPipeline):
         reference: PhotoInput | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        num_variants: int | None = None,
+        consensus: str | None = None,
+        return_uncertainty: bool = False,
     ) -> ColorizationPipelineOutput:
         """Colorize one photo or a list of photos, of any sizes.
 
@@ -243,7 +258,8 @@ class ColorizationPipeline(DiffusionPipeline):
                 Default: the checkpoint's.
             intensity: factor on chroma: 0 is grey, 1 what the model drew, above 1 more vivid.
             working_size: shorter side at which the network reads the photo, in pixels. Default: the checkpoint's.
-            batch_size: photos of one working shape that are denoised together.
+            batch_size: photos of one working shape that are denoised together, variants counted; those of one photo
+                always are.
             hints: colours that are known: a list of (region, colour), for a list of photos one such list (or None) a
                 photo. Region: ``(x, y, radius)`` or ``(left, top, right, bottom)`` in pixels of the upright photo, or
                 a mask picture of its size, light where the colour is. Colour: a CSS name, hex, or CIELAB
@@ -253,7 +269,14 @@ class ColorizationPipeline(DiffusionPipeline):
             reference: a colour photo, e.g. a later one of the same place, whose palette the results shall have: how
                 much of each colour, and which with which lightness.
             output_type: ``"pil"``, ``"np"`` or ``"pt"``.
-            return_dict: ``False`` returns a plain tuple ``(images,)`` instead.
+            return_dict: ``False`` returns a plain tuple of the output's fields that aren't ``None``: ``(images,)``,
+                with variants ``(images, variants, seeds)``, and then the uncertainty if asked for.
+            num_variants: different colourings of each photo. The photo is read, scaled and shown to the image encoder
+                once. Default: 1, or 8 where ``consensus`` or ``return_uncertainty`` needs several.
+            consensus: what ``images`` holds of several variants, for the cautious: ``"medoid"``, the most typical of
+                them (so it is without this argument), or ``"mean"``, the mean of their chroma at each place: nearest
+                to the truth on average, paler than any one of them.
+            return_uncertainty: also a map of how far the variants differ.
 
         Returns:
             :class:`ColorizationPipelineOutput`. Lightness is the input's; colours that sRGB can't show at that
@@ -273,12 +296,16 @@ class ColorizationPipeline(DiffusionPipeline):
             raise ValueError(f"intensity must be between 0 (grey) and 10, got {intensity!r}")
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}")
+        variants = count_variants(num_variants, consensus=consensus, uncertainty=return_uncertainty)
+        _check_counts(num_variants=variants)
+        check_answers(self.config.objective, variants)
 
         # 2. Every accepted input becomes full-size lightness, [1, H, W] in [0, 100]
         palette = None if reference is None else self.read_palette(reference)
         given = _as_list(image)
         photos = [Lightness(_read_lightness(one)) for one in given]
         generators = self._spawn_generators(generator, len(photos))
+        seeds = [_draw_seeds(one, variants) for one in generators] if variants > 1 else None
 
         # 3. Lightness at working size, padded to the UNet's stride; photos of one shape go through it together
         working = [self.prepare(photo, working_size=size) for photo in photos]
@@ -286,31 +313,49 @@ class ColorizationPipeline(DiffusionPipeline):
         groups: dict[tuple[torch.Size, bool], list[int]] = {}
         for index, one in enumerate(working):
             groups.setdefault((one.lightness.shape, hinted[index] is not None), []).append(index)
-        batches = [group[i : i + batch_size] for group in groups.values() for i in range(0, len(group), batch_size)]
+        at_once = max(1, batch_size // variants)
+        batches = [group[i : i + at_once] for group in groups.values() for i in range(0, len(group), at_once)]
 
         # 4. Reverse diffusion of chroma on its coarse grid
-        chroma: dict[int, torch.Tensor] = {}
+        chroma: dict[int, torch.Tensor] = {}  # [V, 2, h, w] a photo
         with self.progress_bar(total=len(batches) * steps) as bar:
             for batch in batches:
                 lightness = torch.stack([working[index].lightness for index in batch])  # [B, 1, h, w]
                 drawn = self.draw_chroma(
-                    lightness,
+                    lightness.repeat_interleave(variants, dim=0),
                     num_inference_steps=steps,
                     guidance_scale=guidance,
-                    generators=[generators[index] for index in batch],
+                    generators=[one for i in batch for one in (_seeded(seeds[i]) if seeds else generators[i : i + 1])],
                     on_step=bar.update,
-                    steer=self.steer(lightness, hints=[hinted[index] for index in batch], palette=palette),
+                    variants=variants,
+                    steer=self.steer(
+                        lightness.repeat_interleave(variants, dim=0),
+                        hints=[hinted[index] for index in batch for _ in range(variants)],
+                        palette=palette,
+                    ),
                 )
-                chroma.update(zip(batch, drawn, strict=True))
+                chroma.update(zip(batch, drawn.split(variants), strict=True))
 
-        # 5. Chroma to full size, joined with the untouched lightness
-        images = []
+        # 5. Chroma to full size, joined with the untouched lightness; of variants the most typical first
+        images, pictures, maps = [], [], []
         for index, photo in enumerate(photos):
-            final, grid = impose_hints(chroma[index] * intensity, hinted[index], working=working[index])
-            images.append(_to_output(photo, compose(photo, final, working=grid), output_type))
+            drawn, place = impose_hints(chroma[index] * intensity, hinted[index], working=working[index])
+            if seeds:
+                order = order_by_typicality(seen_chroma(drawn, working=place))
+                drawn, seeds[index] = drawn[order], [seeds[index][i] for i in order]
+            pictures.append([_to_output(photo, compose(photo, one, working=place), output_type) for one in drawn])
+            images.append(pictures[index][0])
+            if consensus == "mean":
+                images[index] = _to_output(photo, compose(photo, drawn.mean(dim=0), working=place), output_type)
+            if return_uncertainty:
+                doubt = torch.cat(list(measure_spread(photo, drawn, working=place)))  # [H, W]
+                maps.append(doubt if output_type == "pt" else doubt.numpy())
 
         self.maybe_free_model_hooks()
-        return ColorizationPipelineOutput(images=images) if return_dict else (images,)  # type: ignore[return-value]
+        output = ColorizationPipelineOutput(
+            images=images, variants=pictures if seeds else None, seeds=seeds, uncertainty=maps or None
+        )
+        return output if return_dict else output.to_tuple()
 
     def condition(self, lightness: torch.Tensor) -> torch.Tensor:
         """:func:`encode_lightness` with this pipeline's encoder and config."""
@@ -349,14 +394,16 @@ class ColorizationPipeline(DiffusionPipeline):
         generators: list[torch.Generator],
         guidance_scale: float = 1.0,
         on_step: Callable[[], object] | None = None,
+        variants: int = 1,
         steer: Steer | None = None,
     ) -> torch.Tensor:
         """Sample a*, b* ``[B, 2, h, w]`` in CIELAB units for lightness ``[B, 1, h * f, w * f]``, noise to picture.
 
-        One generator a photo; ``on_step`` is called after each denoising step; ``steer`` corrects each guess of x_0.
+        One generator a row; ``on_step`` is called after each denoising step. Each ``variants`` rows in turn are one
+        photo repeated, and its image encoder's work is done once. ``steer`` corrects each guess of x_0.
         """
         device = self._execution_device
-        condition = self.condition(lightness.to(device))  # [B, C, h, w]
+        condition = self.condition(lightness[::variants].to(device)).repeat_interleave(variants, dim=0)  # [B, C, h, w]
         shape = (len(lightness), 2, *condition.shape[-2:])
         if self.config.objective == "regression":
             nothing = torch.zeros(shape, device=device)
@@ -374,7 +421,17 @@ class ColorizationPipeline(DiffusionPipeline):
         for timestep in self.scheduler.timesteps:
             noisy = self.scheduler.scale_model_input(chroma, timestep)
             answer = partial(self.predict, timestep=timestep, condition=condition, guidance_scale=guidance_scale)
-            predicted = answer(noisy) if steer is None else self._steered(steer, answer, noisy, timestep)
+            if steer is None:
+                predicted = answer(noisy)
+            else:
+                predicted, moved = steered_prediction(
+                    answer,
+                    noisy,
+                    steer=steer,
+                    alpha_bar=self.scheduler.alphas_cumprod[int(timestep)].to(noisy),
+                    prediction_type=self.scheduler.config.prediction_type,
+                )
+                chroma = chroma + (moved - noisy) * (chroma.norm() / noisy.norm())
             # The sampler's sums stay in float32: half precision would add its own noise at every step.
             chroma = self.scheduler.step(predicted, timestep, chroma, **extra).prev_sample
             if on_step:
@@ -386,6 +443,8 @@ class ColorizationPipeline(DiffusionPipeline):
     ) -> torch.Tensor:
         """The network's answer (v or noise) for noisy chroma ``[B, 2, h, w]``, float32, of the same shape.
 
+        ``timestep`` is one for all photos, or ``[B]``.
+
         With ``guidance_scale`` w other than 1 it is untold + w (told - untold), where *untold* is the answer of the
         same network when the condition ``[B, C, h, w]`` is hidden, i.e. 0 (classifier-free guidance, Ho & Salimans
         2022, eq. 6 with w counted from 0).
@@ -394,24 +453,10 @@ class ColorizationPipeline(DiffusionPipeline):
         if guidance_scale == 1:
             return self.unet(told, timestep).sample.float()
         untold = torch.cat((torch.zeros_like(condition), noisy), dim=1).to(self.unet.dtype)
-        answers = self.unet(torch.cat((told, untold)), timestep).sample.float()
+        both = timestep.repeat(2) if timestep.ndim else timestep
+        answers = self.unet(torch.cat((told, untold)), both).sample.float()
         with_condition, without = answers.chunk(2)
         return without + guidance_scale * (with_condition - without)
-
-    def _steered(
-        self,
-        steer: Steer,
-        answer: Callable[[torch.Tensor], torch.Tensor],
-        noisy: torch.Tensor,
-        timestep: torch.Tensor,
-    ) -> torch.Tensor:
-        return steered_prediction(
-            answer,
-            noisy,
-            steer=steer,
-            alpha_bar=self.scheduler.alphas_cumprod[int(timestep)].to(noisy),
-            prediction_type=self.scheduler.config.prediction_type,
-        )
 
     def steer(
         self, lightness: torch.Tensor, *, hints: Sequence[HintMap | None] = (), palette: Palette | None = None
@@ -516,8 +561,15 @@ class ColorizationPipeline(DiffusionPipeline):
                 raise ValueError(f"generator has {len(generator)} entries for {photos} photos; give one each, or one")
             return generator
         source = generator if generator is not None else torch.default_generator
-        seeds = torch.randint(2**62, (photos,), generator=source, device=source.device).tolist()
-        return [torch.Generator().manual_seed(seed) for seed in seeds]
+        return _seeded(_draw_seeds(source, photos))
+
+
+def _draw_seeds(generator: torch.Generator, count: int) -> list[int]:
+    return torch.randint(2**62, (count,), generator=generator, device=generator.device).tolist()
+
+
+def _seeded(seeds: Sequence[int]) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def _check_counts(**counts: int) -> None:
@@ -662,12 +714,31 @@ def compose(photo: Lightness, chroma: torch.Tensor, *, working: WorkingPhoto) ->
 def impose_hints(
     chroma: torch.Tensor, hints: HintMap | None, *, working: WorkingPhoto
 ) -> tuple[torch.Tensor, WorkingPhoto]:
-    """A drawn chroma grid with its hints exactly as given, and how the finer grid that they need lies on the photo."""
+    """Drawn chroma ``[..., 2, h, w]`` with its hints exactly as given, and how the finer grid that it takes lies."""
     if hints is None:
         return chroma, working
     factor = hints.known.shape[-1] // chroma.shape[-1]
     cell = (working.cell[0] / factor, working.cell[1] / factor)
     return hints.impose(chroma, factor), replace(working, cell=cell)
+
+
+def seen_chroma(chroma: torch.Tensor, *, working: WorkingPhoto) -> torch.Tensor:
+    """A photo's chroma grid ``[..., h, w]`` without the cells that lie wholly in its padding."""
+    top, left, bottom, right = working.box
+    rows, columns = (bottom - top) / working.cell[0], (right - left) / working.cell[1]
+    return chroma[..., : math.ceil(rows - 1e-6), : math.ceil(columns - 1e-6)]
+
+
+def measure_spread(photo: Lightness, chroma: torch.Tensor, *, working: WorkingPhoto) -> Iterator[torch.Tensor]:
+    """How far the colourings ``[N, 2, h, w]`` of a photo differ as they are shown, strip by strip from the top.
+
+    Colours that sRGB lacks are shown with less chroma, so the deepest shadows and the lights differ little.
+
+    Yields:
+        ``[rows, W]`` in ΔE*ab, see :func:`spread`, for each of ``photo.strips()``.
+    """
+    for strips in zip(*(compose(photo, one, working=working) for one in chroma), strict=True):
+        yield spread(torch.stack([rgb_to_lab(rgb)[1:] for rgb in strips]))
 
 
 def _to_output(

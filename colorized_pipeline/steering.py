@@ -7,13 +7,14 @@ Jacobian with the error at the hints says how everything else would move along.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import torch
 
 _RIDGE = 0.01  # variance, in CIELAB units squared, below which a colour or a lightness counts as constant
 _STRETCH = 3.0  # a palette may become so much wider at most: early guesses are nearly grey
+_SEEN = 1.5  # standard deviations of a photo's lightness around its mean, in which its palette holds
 _AGREEMENT = 0.3  # least cosine between the error at the hints and what the network's correction would do there
 
 
@@ -70,11 +71,18 @@ class Palette:
     Attributes:
         offset, slope: ``[B, 2]``, CIELAB units, and those per unit of L*.
         covariance: ``[B, 2, 2]``.
+        darkest, lightest: ``[B, 1]``, the L* between which that was seen.
     """
 
     offset: torch.Tensor
     slope: torch.Tensor
     covariance: torch.Tensor
+    darkest: torch.Tensor
+    lightest: torch.Tensor
+
+    def to(self, like: torch.Tensor) -> "Palette":
+        """The same on the device and in the precision of a tensor."""
+        return Palette(*(getattr(self, part.name).to(like) for part in fields(self)))
 
 
 def fit_palette(lightness: torch.Tensor, chroma: torch.Tensor) -> Palette:
@@ -84,7 +92,8 @@ def fit_palette(lightness: torch.Tensor, chroma: torch.Tensor) -> Palette:
     slope = (colours * centred).mean(2) / (centred.square().mean(2) + _RIDGE)
     offset = colours.mean(2) - slope * level.mean(2)
     left = colours - offset[..., None] - slope[..., None] * level
-    return Palette(offset, slope, left @ left.mT / level.shape[-1])
+    middle, reach = level.mean(2), _SEEN * level.std(2, correction=0)
+    return Palette(offset, slope, left @ left.mT / level.shape[-1], middle - reach, middle + reach)
 
 
 class PaletteSteer:
@@ -106,11 +115,13 @@ class PaletteSteer:
 
     def __call__(self, clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
         chroma = clean.detach() * self.scale
-        own, wanted = fit_palette(self.lightness, chroma), self.palette
+        own, wanted = fit_palette(self.lightness, chroma), self.palette.to(chroma)
         level = self.lightness.flatten(2)
         left = chroma.flatten(2) - own.offset[..., None] - own.slope[..., None] * level
-        carried = _transport(own.covariance, wanted.covariance.to(chroma)) @ left
-        carried = carried + wanted.offset.to(chroma)[..., None] + wanted.slope.to(chroma)[..., None] * level
+        carried = _transport(own.covariance, wanted.covariance) @ left
+        # What is lighter than anything there gets the colour of its lightest, not one extrapolated
+        seen = torch.clamp(level, wanted.darkest[..., None], wanted.lightest[..., None])
+        carried = carried + wanted.offset[..., None] + wanted.slope[..., None] * seen
         return clean + (carried.reshape(chroma.shape) - chroma) / self.scale
 
 
@@ -147,8 +158,10 @@ def steered_prediction(
     steer: Steer,
     alpha_bar: torch.Tensor,
     prediction_type: str,
-) -> torch.Tensor:
-    """The network's prediction for ``noisy`` as it would be had it guessed the x_0 that ``steer`` makes of its guess.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The network's prediction and ``noisy``, as they would be with x_0 as ``steer`` makes it and the same noise.
+
+    That ``noisy`` moves along, and not only the guess, carries the correction whole into the next step.
 
     Args:
         predict: the network, given its condition: noisy chroma ``[B, 2, h, w]`` to its prediction.
@@ -166,10 +179,11 @@ def steered_prediction(
         else:
             clean = predicted
         steered = steer(clean, noisy).detach()
-    noisy = noisy.detach()
+    noisy, clean, predicted = noisy.detach(), clean.detach(), predicted.detach()
+    moved = noisy + signal * (steered - clean)
     if prediction_type == "v_prediction":
-        return (signal * noisy - steered) / noise
-    return (noisy - signal * steered) / noise if prediction_type == "epsilon" else steered
+        predicted = predicted - (steered - clean) * noise  # v of the same noise and another x_0
+    return steered if prediction_type == "sample" else predicted, moved
 
 
 def _sum(values: torch.Tensor) -> Any:

@@ -6,11 +6,12 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DModel
+from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, UNet2DModel
 from diffusers.training_utils import EMAModel, compute_snr
 
 # name        channels a level        layers  norm groups   parameters (4 x 4 lightness, no encoder)
@@ -96,6 +97,64 @@ def regression_loss(
     timesteps = torch.zeros(len(chroma), dtype=torch.long, device=chroma.device)
     predicted = predict(torch.cat((condition, torch.zeros_like(chroma)), dim=1), timesteps).float()
     return (predicted - chroma).square().mean()
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What a student with few steps learns from: a network, and the steps that it takes for one of the student's.
+
+    Attributes:
+        predict: the teacher's v, ``(noisy [B, 2, h, w], timesteps [B], condition [B, C, h, w]) -> [B, 2, h, w]``.
+        student_steps: steps of the student from noise to photo.
+        teacher_steps: the teacher's; a multiple of ``student_steps``.
+    """
+
+    predict: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    student_steps: int
+    teacher_steps: int
+
+
+def distillation_loss(
+    predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    teacher: Teacher,
+    scheduler: DDIMScheduler,
+    *,
+    chroma: torch.Tensor,
+    condition: torch.Tensor,
+    noise: torch.Tensor,
+    timesteps: torch.Tensor,
+) -> torch.Tensor:
+    """Mean squared error of v against the v that takes one DDIM step to where the teacher's several steps end.
+
+    Progressive distillation (Salimans & Ho 2022, algorithm 2). Arguments as in :func:`diffusion_loss`; each of
+    ``timesteps`` stands for the student's step whose span holds it.
+    """
+    length = scheduler.config.num_train_timesteps
+    span, substep = length // teacher.student_steps, length // teacher.teacher_steps
+    start = (timesteps // span + 1) * span - 1  # the student's timestep, of trailing spacing
+    alpha, sigma = signal_and_noise(scheduler, start)
+    noisy = alpha * chroma + sigma * noise
+    reached, at = noisy, start
+    with torch.no_grad():
+        for _ in range(teacher.teacher_steps // teacher.student_steps):
+            a, s = signal_and_noise(scheduler, at)
+            v = teacher.predict(reached, at, condition)
+            clean, rest = a * reached - s * v, s * reached + a * v
+            at = at - substep
+            a, s = signal_and_noise(scheduler, at)
+            reached = a * clean + s * rest
+        # reached = a x + s (noisy - alpha x) / sigma, solved for the x that one step must predict
+        clean = (reached - s / sigma * noisy) / (a - s / sigma * alpha)
+        target = (alpha * noisy - clean) / sigma  # v = alpha noise - sigma x, with noise = (noisy - alpha x) / sigma
+    predicted = predict(torch.cat((condition, noisy), dim=1), start).float()
+    return (predicted - target).square().mean()
+
+
+def signal_and_noise(scheduler: DDIMScheduler, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """sqrt(alpha_bar) and sqrt(1 - alpha_bar) at ``timesteps`` ``[B]``, as ``[B, 1, 1, 1]``; 1 and 0 below 0."""
+    alpha_bar = scheduler.alphas_cumprod.to(timesteps.device)[timesteps.clamp(min=0)]
+    alpha_bar = torch.where(timesteps < 0, 1.0, alpha_bar)[:, None, None, None]
+    return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
 
 
 def drop_condition(

@@ -20,6 +20,7 @@ from colorized_pipeline.hints import HintMap, parse_hint, read_colour
 from colorized_pipeline.labels import read_xmp
 from colorized_pipeline.steering import HintSteer, steered_prediction
 
+VARIANTS = ("--variants", "2", "--uncertainty")
 KNOWN = (12.0, -14.0)  # a*, b* that sRGB can show at every lightness of `grey`
 
 
@@ -70,6 +71,22 @@ def test_boxes_masks_and_paintings_say_the_same(plain_pipe: ColorizationPipeline
 def test_the_later_of_two_hints_wins_and_neighbours_do_not_mix(plain_pipe: ColorizationPipeline) -> None:
     found = chroma_of(plain_pipe, hints=[((0, 0, 40, 60), KNOWN), ((30, 0, 84, 60), (-10, 12))])
     assert np.abs(found[:, :28] - KNOWN).max() < 0.3 and np.abs(found[:, 32:] - (-10, 12)).max() < 0.3
+
+
+def test_every_variant_obeys_and_nobody_doubts_a_hint(plain_pipe: ColorizationPipeline) -> None:
+    result = plain_pipe(
+        [grey(), grey(40, 40)],
+        generator=torch.Generator().manual_seed(0),
+        num_variants=3,
+        return_uncertainty=True,
+        hints=[[((10, 10, 40, 40), KNOWN)], None],
+        output_type="pt",
+    )
+    for variant in result.variants[0]:
+        assert (rgb_to_lab(variant)[1:, 10:40, 10:40] - torch.tensor(KNOWN).reshape(2, 1, 1)).abs().max() < 0.3
+    doubt = result.uncertainty[0]
+    assert doubt[10:40, 10:40].max() < 0.3 < doubt[:, 60:].mean()
+    assert result.uncertainty[1].mean() > 0.3
 
 
 @pytest.mark.parametrize("intensity", [0.0, 1.0, 3.0])
@@ -130,17 +147,18 @@ def test_one_hint_moves_the_rest_as_bayes_says(alpha_bar: float, prediction_type
     hinted, target = 12, guess(noisy) + torch.tensor([0.3, -0.2]).double().reshape(1, 2, 1, 1)
     share = torch.zeros(1, 1, 5, 5, dtype=torch.float64)
     share.view(-1)[hinted] = 1
-    predicted = steered_prediction(
+    predicted, moved = steered_prediction(
         network, noisy, steer=HintSteer(target, share), alpha_bar=a, prediction_type=prediction_type
     )
     as_x0 = {
         "sample": predicted,
-        "epsilon": (noisy - (1 - a).sqrt() * predicted) / a.sqrt(),
-        "v_prediction": a.sqrt() * noisy - (1 - a).sqrt() * predicted,
+        "epsilon": (moved - (1 - a).sqrt() * predicted) / a.sqrt(),
+        "v_prediction": a.sqrt() * moved - (1 - a).sqrt() * predicted,
     }[prediction_type]
     error = (target - guess(noisy)).flatten(2)[..., hinted : hinted + 1]
     expected = guess(noisy).flatten(2) + error * posterior[:, hinted] / posterior[hinted, hinted]
     assert torch.allclose(as_x0.flatten(2), expected, atol=1e-4)
+    assert torch.allclose(moved - a.sqrt() * as_x0, noisy - a.sqrt() * guess(noisy), atol=1e-4)  # the noise stays
     assert (expected - guess(noisy).flatten(2)).abs().max() > 0.2
 
 
@@ -256,6 +274,14 @@ def test_a_painted_picture_on_the_command_line(run) -> None:
     assert np.abs(lab[30, 40] - read_colour("#8a3b2e")).max() < 2
     with Image.open("colour.png") as image:
         assert read_xmp(image.info["xmp"])["colorized:Hints"].startswith("painted:")
+
+
+def test_variants_on_the_command_line_obey(run) -> None:
+    result = run("grey.png", "-o", "colour.png", "--hint", "10,10,40,40:lab(50 12 -14)", *VARIANTS)
+    assert result.exit_code == 0, result.output
+    for name in ("colour-1.png", "colour-2.png"):
+        lab = skimage_color.rgb2lab(np.asarray(Image.open(name)))[10:40, 10:40, 1:]
+        assert np.abs(lab.reshape(-1, 2).mean(0) - (12, -14)).max() < 1
 
 
 def test_the_manifest_knows_the_hints(run) -> None:

@@ -79,7 +79,7 @@ def pushed(hub: LocalHub, client: Client, checkpoint: Path) -> dict[str, bytes]:
 
 
 def test_push_uploads_the_pipeline_its_code_card_and_picture(pushed: dict[str, bytes], checkpoint: Path) -> None:
-    code = ("pipeline.py", "color.py", "hints.py", "steering.py")
+    code = ("pipeline.py", "color.py", "hints.py", "steering.py", "variants.py")
     assert set(pushed) == {*PARTS, *WEIGHTS, *code, "README.md", "samples.jpg"}
     for name in (*PARTS, *WEIGHTS):
         assert pushed[name] == (checkpoint / name).read_bytes(), name
@@ -328,7 +328,7 @@ def test_training_pushes_in_the_background_and_outlives_a_failed_push(
     assert done.stderr.count("the training goes on: the Hub answered 400") == 1 and hub.refused_commits == 0
     repo = hub.repos["alice/trained"]
     assert repo.private and repo.messages == ["Step 6 of 6, 24 photos seen"]
-    assert {"pipeline.py", "color.py", "samples.jpg", "unet/config.json"} < set(repo.files)
+    assert {"pipeline.py", "color.py", "variants.py", "samples.jpg", "unet/config.json"} < set(repo.files)
     card = repo.files["README.md"].decode()
     assert "| optimizer steps | 6 |" in card and "| photos seen | 24 |" in card and str(tmp_path) not in card
     (tmp_path / "w.safetensors").write_bytes(repo.files[WEIGHTS[0]])

@@ -29,11 +29,21 @@ def made_up(seed: int, *, tint: float) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_the_palette_becomes_the_reference_s() -> None:
     lightness, chroma = made_up(0, tint=1.0)
+    lightness = 20 + 0.6 * lightness  # within what the reference shows
     palette = fit_palette(*made_up(1, tint=-1.5))
     steered = PaletteSteer(palette, lightness, scale=40.0)(chroma / 40, chroma / 40) * 40
     found = fit_palette(lightness, steered)
     for name in ("offset", "slope", "covariance"):
         assert torch.allclose(getattr(found, name), getattr(palette, name), rtol=2e-2, atol=2e-2), name
+
+
+def test_what_is_lighter_than_the_reference_is_not_extrapolated() -> None:
+    lightness, chroma = made_up(1, tint=1.0)
+    palette = fit_palette(lightness * 0.3, chroma)  # a dark reference, whose colours go far with lightness
+    level = torch.tensor([5.0, 20, 60, 99]).reshape(1, 1, 2, 2)
+    steered = PaletteSteer(palette, level, scale=1.0)(torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2)).flatten(2)
+    assert torch.allclose(steered[..., 2], steered[..., 3], atol=1e-4)
+    assert (steered[..., 1] - steered[..., 0]).norm() > 3
 
 
 def test_least_squares_as_numpy_s() -> None:
@@ -45,6 +55,7 @@ def test_least_squares_as_numpy_s() -> None:
 
 def test_a_photo_s_own_palette_changes_nothing() -> None:
     lightness, chroma = made_up(3, tint=1.0)
+    lightness = 50 + 20 * (lightness > 50)
     same = PaletteSteer(fit_palette(lightness, chroma), lightness, scale=40.0)(chroma / 40, chroma / 40)
     assert torch.allclose(same * 40, chroma, atol=0.02)
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_encoder
+from diffusers import DDIMScheduler
 from photos import make_folder, make_parquet
 from PIL import Image
 from safetensors.torch import load_file
@@ -88,7 +89,16 @@ def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_files_of_a_run(finished: Path) -> None:
     assert {path.name for path in finished.iterdir()} == {
         *("checkpoint-3", "checkpoint-6", "best", "logs", "samples", "run.json", "validation.jsonl"),
-        *("model_index.json", "unet", "scheduler", "pipeline.py", "color.py", "hints.py", "steering.py"),
+        *(
+            "model_index.json",
+            "unet",
+            "scheduler",
+            "pipeline.py",
+            "color.py",
+            "hints.py",
+            "steering.py",
+            "variants.py",
+        ),
     }
     rows = [json.loads(line) for line in (finished / "validation.jsonl").read_text().splitlines()]
     assert [(row["step"], row["photos_seen"]) for row in rows] == [(3, 12), (6, 24)]
@@ -236,6 +246,16 @@ def test_regression_twin(photos: Path, tmp_path: Path) -> None:
     assert np.array_equal(first, second)  # nothing is drawn
 
 
+def test_distillation(photos: Path, finished: Path, tmp_path: Path) -> None:
+    flags = {"objective": "distillation", "init_from": finished, "student_steps": 2, "teacher_guidance": 2.0}
+    run(command(photos, tmp_path / "run", steps=12, checkpointing_steps=12, validation_steps=4, **flags))
+    pipe = ColorizationPipeline.from_pretrained(tmp_path / "run")
+    assert type(pipe.scheduler) is DDIMScheduler and pipe.scheduler.config.timestep_spacing == "trailing"
+    assert (pipe.config.default_steps, pipe.config.default_guidance, pipe.config.objective) == (2, 1.0, "diffusion")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
+    assert rows[-1]["loss"] < rows[0]["loss"]  # what the student is told to reach, it comes nearer to
+
+
 def test_a_data_set_by_its_name(tmp_path: Path) -> None:
     """``datasets.load_dataset`` takes the name of a folder as it takes one on the Hub, splits included."""
     for split, count in (("train", 9), ("validation", 3)):
@@ -266,6 +286,12 @@ IMPOSSIBLE = [
     ("--train_data a --max_train_steps 10", "--lr_warmup_steps 500"),
     ("--train_data a --ema_decay 1", "--ema_decay 1"),
     ("--train_data a --objective regression --snr_gamma 5", "--snr_gamma"),
+    ("--train_data a --objective regression --condition_dropout 0.1", "--condition_dropout"),
+    ("--train_data a --condition_dropout 0.6 --feature_dropout 0.4", "0.6"),
+    ("--train_data a --objective distillation", "--init_from"),
+    ("--train_data a --objective distillation --init_from b --teacher_steps 6", "--teacher_steps 6"),
+    ("--train_data a --objective distillation --init_from b --prediction_type epsilon", "v_prediction"),
+    ("--train_data a --objective distillation --init_from b --num_train_timesteps 300", "300"),
     ("--train_data a --extra_validation_data b", "--extra_data"),
     ("--train_data a --extra_data b --extra_share 1", "--extra_share 1"),
     ("--train_data a --film_probability 1.5", "--film_probability 1.5"),

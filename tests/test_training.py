@@ -1,5 +1,6 @@
 """The loss against exact targets, the schedule by its shape, EMA and checkpoints by what must never happen."""
 
+import copy
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -8,13 +9,15 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import make_scheduler
-from diffusers import DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.training_utils import EMAModel
 
 from colorized_pipeline.training import (
     COMPLETE,
+    Teacher,
     build_unet,
     diffusion_loss,
+    distillation_loss,
     drop_condition,
     ema_weights,
     find_checkpoint,
@@ -61,6 +64,42 @@ def test_regression_loss_is_zero_for_the_chroma_itself() -> None:
     (x, timesteps), *_ = seen
     assert torch.equal(x[:, :-2], condition) and not x[:, -2:].any() and not timesteps.any()
     assert regression_loss(answering(chroma + 2), chroma=chroma, condition=condition) == pytest.approx(4)
+
+
+def test_a_student_that_jumps_to_where_its_teacher_ends_has_no_loss() -> None:
+    """Oracle: diffusers' DDIM sampler takes the teacher's steps, then the student's single one."""
+    length, student = 1000, 4
+    scheduler = DDIMScheduler(
+        num_train_timesteps=length, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction",
+        rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False,
+    )  # fmt: skip
+    given = batch()
+    given["timesteps"] = torch.tensor([0, 240, 300, 500, 800, 999])  # each stands for 249, 249, 499, 749, 999, 999
+
+    def teach(noisy: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(noisy * 2 + condition[:, :2]) * (1 + timesteps[:, None, None, None] / length)
+
+    teacher = Teacher(teach, student, student * 2)
+    teachers, students = copy.deepcopy(scheduler), copy.deepcopy(scheduler)
+    teachers.set_timesteps(student * 2)
+    students.set_timesteps(student)
+    starts = {int(t): number for number, t in enumerate(students.timesteps)}
+
+    def jump(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """The v of one student's step, found from where the library's sampler takes each photo."""
+        answers = []
+        for one, t in zip(x, timesteps, strict=True):
+            noisy, condition = one[None, -2:], one[None, :-2]
+            reached = noisy
+            for at in teachers.timesteps[starts[int(t)] * 2 :][:2]:
+                reached = teachers.step(teach(reached, at[None], condition), at, reached).prev_sample
+            base = students.step(torch.zeros_like(noisy), t, noisy).prev_sample
+            slope = students.step(torch.ones_like(noisy), t, noisy).prev_sample - base  # a DDIM step is affine in v
+            answers.append((reached - base) / slope)
+        return torch.cat(answers)
+
+    assert distillation_loss(jump, teacher, scheduler, **given) < 1e-6
+    assert distillation_loss(lambda x, t: jump(x, t) + 0.1, teacher, scheduler, **given) > 0.009
 
 
 def test_v_leads_back_to_the_photo() -> None:

@@ -1,0 +1,126 @@
+"""Pictures of variants: the map of their spread with its colour bar, and a sheet of all of them with their seeds."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from .pipeline import Lightness, WorkingPhoto, compose, measure_spread
+
+SCALE_TOP = 25.0  # ΔE*ab of the brightest colour: one scale for all photos, so that maps can be compared
+_TICKS = (0, 5, 10, 15, 20, 25)
+# matplotlib's viridis (CC0) at 17 places: even in lightness, also for the colour-blind
+_VIRIDIS = bytes.fromhex(
+    "440154 48186a 472d7b 424086 3b528b 33638d 2c728e 26828e 21918c "
+    "1fa088 28ae80 3fbc73 5ec962 84d44b addc30 d8e219 fde725"
+)
+_COLOURS, _GREYS = 224, 32  # of the palette's 256
+_MEASURED_EDGE = (
+    1500  # pixels of the longer edge at which a spread is measured; chroma is smooth, so no detail is lost
+)
+_TILE_EDGE = 360
+_LEGEND_WIDTH = 420  # pixels that the legend needs at its smallest
+
+
+def shrink(gray: np.ndarray, working: WorkingPhoto, *, longest: int) -> tuple[Lightness, WorkingPhoto]:
+    """A photo at a whole fraction of its size, and its place on the chroma grid there.
+
+    Args:
+        gray: sRGB-encoded grey ``[H, W]``, uint8 or uint16.
+        working: its chroma grid at full size.
+        longest: pixels that its longer edge has at most.
+    """
+    factor = math.ceil(max(gray.shape) / longest)
+    rows, columns = (min(factor, edge) for edge in gray.shape)  # a strip may be narrower than the factor
+    height, width = gray.shape[0] // rows, gray.shape[1] // columns
+    blocks = gray[: height * rows, : width * columns].reshape(height, rows, width, columns)
+    small = blocks.mean((1, 3)).round().astype(gray.dtype)
+    top, left, bottom, right = working.box
+    box = (
+        *(min(top // rows, height - 1), min(left // columns, width - 1)),
+        *(min(math.ceil(bottom / rows), height), min(math.ceil(right / columns), width)),
+    )
+    return Lightness(small), replace(working, cell=(working.cell[0] / rows, working.cell[1] / columns), box=box)
+
+
+def spread_map(gray: np.ndarray, chroma: torch.Tensor, working: WorkingPhoto) -> np.ndarray:
+    """How far the colourings ``[N, 2, h, w]`` differ: ΔE*ab, float32, measured at screen size for a large scan."""
+    photo, place = shrink(gray, working, longest=_MEASURED_EDGE)
+    return torch.cat(list(measure_spread(photo, chroma, working=place))).numpy()
+
+
+def draw_map(spread: np.ndarray, size: tuple[int, int], *, variants: int) -> Image.Image:
+    """A spread as colours, with a colour bar and legend below: a palette picture.
+
+    Args:
+        spread: ΔE*ab ``[h, w]``.
+        size: height and width of the photo; the map's upper left part has this size and lies on it pixel by pixel.
+        variants: how many colourings it was measured on.
+    """
+    height, width = size
+    indices = (spread / SCALE_TOP).clip(0, 1) * (_COLOURS - 1)
+    rows, columns = (math.ceil(edge / small) for edge, small in zip(size, spread.shape, strict=True))
+    enlarged = Image.fromarray(indices.round().astype(np.uint8)).resize(
+        (spread.shape[1] * columns, spread.shape[0] * rows), Image.Resampling.BILINEAR
+    )
+    whole = np.asarray(enlarged)[:height, :width]
+    legend = _draw_legend(max(width, _LEGEND_WIDTH), mean=float(spread.mean()), variants=variants)
+    canvas = np.full((height + len(legend), legend.shape[1]), 255, np.uint8)  # the palette ends with white
+    canvas[:height, :width], canvas[height:] = whole, legend
+    image = Image.fromarray(canvas)
+    image.putpalette(_palette().tobytes())
+    return image
+
+
+def _palette() -> np.ndarray:
+    """RGB ``[256, 3]``, uint8: the colours of the scale, then greys from black to white."""
+    known = np.frombuffer(_VIRIDIS, np.uint8).reshape(-1, 3).astype(float)
+    places, stops = np.linspace(0, 1, _COLOURS), np.linspace(0, 1, len(known))
+    colours = np.stack([np.interp(places, stops, channel) for channel in known.T], axis=1)
+    greys = np.linspace(0, 255, _GREYS)[:, None].repeat(3, axis=1)
+    return np.concatenate((colours, greys)).round().astype(np.uint8)
+
+
+def _draw_legend(width: int, *, mean: float, variants: int) -> np.ndarray:
+    """Colour bar, ticks and words as palette indices ``[rows, width]``."""
+    size = max(13, width // 60)
+    font = ImageFont.load_default(size)
+    margin, bar = size, 2 * size
+    # Pillow's own font has no capital delta
+    words = f"Doubt: how far {variants} variants differ, Delta E*ab (standard deviation). Mean: {mean:.1f}"
+    while font.getlength(words) > width - 2 * margin and size > 6:
+        size -= 1
+        font = ImageFont.load_default(size)
+    text = Image.new("L", (width, margin + round(size * 1.6) + bar + round(size * 1.8)), 255)
+    draw = ImageDraw.Draw(text)
+    draw.text((margin, margin // 2), words, fill=0, font=font)
+    top, length = margin // 2 + round(size * 1.6), width - 2 * margin
+    for tick in _TICKS:
+        label = f"{tick}+" if tick == SCALE_TOP else str(tick)
+        place = margin + tick / SCALE_TOP * length
+        shift = {0: 0.0, SCALE_TOP: font.getlength(label)}.get(tick, font.getlength(label) / 2)
+        draw.text((place - shift, top + bar + size // 4), label, fill=0, font=font)
+    indices = (_COLOURS + np.asarray(text).astype(int) * (_GREYS - 1) // 255).astype(np.uint8)
+    indices[top : top + bar, margin : margin + length] = np.linspace(0, _COLOURS - 1, length).round()
+    return indices
+
+
+def draw_sheet(
+    gray: np.ndarray, chroma: Sequence[torch.Tensor], working: WorkingPhoto, *, captions: Sequence[str]
+) -> Image.Image:
+    """The grey photo and its colourings ``[2, h, w]`` side by side, each with a caption below, RGB."""
+    photo, place = shrink(gray, working, longest=_TILE_EDGE)
+    tiles = [torch.cat(list(compose(photo, one, working=place)), dim=1) for one in (0 * chroma[0], *chroma)]
+    columns = min(len(tiles), max(2, math.ceil(math.sqrt(len(tiles) * photo.height / photo.width * 1.4))), 8)
+    gap, line = 6, 18
+    step = max(photo.width, 110) + gap, photo.height + line + gap
+    sheet = Image.new("RGB", (columns * step[0] + gap, math.ceil(len(tiles) / columns) * step[1] + gap), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for number, (rgb, caption) in enumerate(zip(tiles, ("grey", *captions), strict=True)):
+        left, top = gap + number % columns * step[0], gap + number // columns * step[1]
+        sheet.paste(Image.fromarray((rgb * 255).round().byte().movedim(0, -1).numpy()), (left, top))
+        draw.text((left, top + photo.height + 2), caption, fill="black", font=font)
+    return sheet

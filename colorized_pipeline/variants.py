@@ -1,0 +1,56 @@
+"""Several colourings of one photo: which is the most typical, what they agree on, how far they differ.
+
+Chroma is a*, b* in CIELAB units, ``[N, 2, ...]`` for N colourings. A difference is ΔE*ab (CIE 1976) at equal
+lightness: the distance between two points (a*, b*). This file travels with pipeline.py and imports nothing of ours.
+"""
+
+import torch
+
+CONSENSUS_VARIANTS = 8  # how many are drawn when a doubt or a consensus is asked for and no number is given
+
+
+def order_by_typicality(chroma: torch.Tensor) -> list[int]:
+    """Indices from the most typical colouring, the medoid, outwards: by their mean ΔE*ab to all the others.
+
+    Args:
+        chroma: ``[N, 2, ...]``. Of equal distances the earlier comes first.
+    """
+    distances = torch.stack([(chroma - one).norm(dim=1).mean() for one in chroma.double()])
+    return distances.argsort(stable=True).tolist()
+
+
+def spread(chroma: torch.Tensor) -> torch.Tensor:
+    """How far N >= 2 colourings ``[N, 2, ...]`` differ in each place, ``[...]``, in ΔE*ab.
+
+    It is their root mean square distance from their mean, over N - 1 (a sample's standard deviation, so that it
+    doesn't grow with N). If the colourings are draws from what the true colour may be, the true colour's root mean
+    square distance is ``spread * sqrt(1 + 1 / N)`` from their mean and ``spread * sqrt(2)`` from any one of them.
+    """
+    if len(chroma) < 2:
+        raise ValueError(f"chroma holds {len(chroma)} colouring; a spread needs at least 2")
+    return chroma.var(dim=0, correction=1).sum(dim=0).sqrt()
+
+
+def count_variants(num_variants: int | None, *, consensus: str | None, uncertainty: bool) -> int:
+    """How many colourings are drawn of a photo: as many as asked for, or enough to tell what they agree on.
+
+    Raises:
+        ValueError: for a consensus of an unknown kind, and if one colouring is asked for and what needs several.
+    """
+    if consensus not in (None, "mean", "medoid"):
+        raise ValueError(f"consensus must be 'mean' or 'medoid', got {consensus!r}")
+    needs_several = uncertainty or consensus is not None
+    if num_variants is None:
+        return CONSENSUS_VARIANTS if needs_several else 1
+    if needs_several and num_variants == 1:
+        raise ValueError(
+            "num_variants=1 (--variants 1) is one colouring, which tells nothing of doubt or consensus; "
+            f"give at least 2, or leave it out for {CONSENSUS_VARIANTS}"
+        )
+    return num_variants
+
+
+def check_answers(objective: str, variants: int) -> None:
+    """Raises ``ValueError`` if several variants are asked of a model that has one answer."""
+    if variants > 1 and objective == "regression":
+        raise ValueError(f"this checkpoint is a regression, which has one answer: {variants} variants of it are equal")

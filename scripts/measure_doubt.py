@@ -1,0 +1,196 @@
+"""Measure whether the doubt that variants state is true: docs/variants.md's figures and picture.
+
+    python scripts/measure_doubt.py --photos 'scenes/validation-*.parquet'
+
+Needs ``pip install 'colorized[train,evaluate,figures]'``. Colours of every photo are drawn as a user draws them, with
+``num_variants`` and ``return_uncertainty``; then stated spreads are compared with the distance of the true colours.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+from tqdm.auto import tqdm
+
+from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline, __version__
+from colorized_pipeline.calibration import (
+    Bin,
+    bootstrap_interval,
+    overconfidence,
+    rank_correlation,
+    reliability,
+    within_photos,
+)
+from colorized_pipeline.color import downsample_chroma, fit_gamut, lab_to_rgb, lightness_to_gray, rgb_to_lab
+from colorized_pipeline.data import ColorizationDataset, open_source
+from colorized_pipeline.evaluation import colourfulness, delta_e
+from colorized_pipeline.report import hardware, weights_digest
+
+
+def draw(
+    pipe: ColorizationPipeline, truth: torch.Tensor, *, variants: int, steps: int | None, seed: int, at_once: int = 8
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Variants ``[N, V, 3, H, W]`` in CIELAB and stated spreads ``[N, H, W]`` of true photos ``[N, 3, H, W]``."""
+    generators = [torch.Generator().manual_seed(seed + number) for number in range(len(truth))]
+    labs, spreads = [], []
+    for start in tqdm(range(0, len(truth), at_once), desc="photos", unit_scale=at_once):
+        part = slice(start, start + at_once)
+        grays = list(lightness_to_gray(truth[part, :1]).clamp(0, 1))
+        result = pipe(
+            grays,
+            num_inference_steps=steps,
+            generator=generators[part],
+            num_variants=variants,
+            return_uncertainty=True,
+            batch_size=32,
+            output_type="pt",
+        )
+        assert result.variants is not None and result.uncertainty is not None
+        labs.append(rgb_to_lab(torch.stack([torch.stack(one) for one in result.variants])))
+        spreads.append(torch.stack(result.uncertainty))
+    return torch.cat(labs), torch.cat(spreads)
+
+
+def mean_colours(variants: torch.Tensor) -> torch.Tensor:
+    """The consensus ``[N, 3, H, W]`` of variants as shown, ``[N, V, 3, H, W]``, CIELAB."""
+    return fit_gamut(variants.mean(dim=1))
+
+
+def photo_figures(variants: torch.Tensor, truth: torch.Tensor, *, seed: int) -> dict[str, dict[str, float]]:
+    """What each kind of answer costs and looks like, a mean over photos."""
+    generator = torch.Generator().manual_seed(seed)
+    any_one = torch.randint(variants.shape[1], (len(variants),), generator=generator)
+    true_colours = colourfulness(lab_to_rgb(truth).clamp(0, 1)).mean()
+    errors = torch.stack([delta_e(one, truth) for one in variants.unbind(1)])  # [V, N]
+    answers = {
+        "any one variant": variants[torch.arange(len(variants)), any_one],
+        "the most typical (medoid)": variants[:, 0],
+        "the least typical": variants[:, -1],
+        "the mean": mean_colours(variants),
+    }
+    rows = {
+        name: {
+            "delta_e2000": delta_e(lab, truth).mean().item(),
+            "delta_e76": (lab - truth)[:, 1:].norm(dim=1).mean().item(),
+            "colourfulness_ratio": (colourfulness(lab_to_rgb(lab).clamp(0, 1)).mean() / true_colours).item(),
+        }
+        for name, lab in answers.items()
+    }
+    rows["any one variant"]["delta_e2000"] = errors.mean().item()  # over all of them: less chance
+    rows["the best of them (needs the truth)"] = {"delta_e2000": errors.min(0).values.mean().item()}
+    return rows
+
+
+def measure(
+    variants: torch.Tensor, stated: torch.Tensor, truth: torch.Tensor, *, cell: int, seed: int
+) -> dict[str, Any]:
+    """All figures; ``cell`` is the edge of the places that are compared, in pixels."""
+    count = variants.shape[1]
+    mean = mean_colours(variants)
+    squared = (mean - truth)[:, 1:].square().sum(1)  # [N, H, W]
+    cells = downsample_chroma(torch.stack((stated.square(), squared), dim=1), cell)  # [N, 2, h, w], mean squares
+    cell_stated, cell_squared = cells[:, 0].sqrt(), cells[:, 1]
+    photo_stated = stated.mean((1, 2))  # the manifest's one number a photo
+    photo_square = cells[:, 0].mean((1, 2)).sqrt()
+    typical_error = delta_e(variants[:, 0], truth)
+    mean_error = (mean - truth)[:, 1:].norm(dim=1).mean((1, 2))
+    answer_chroma = mean[:, 1:].norm(dim=1)
+    ranks = {
+        "photos: doubt and ΔE2000 of the most typical variant": (photo_stated, typical_error),
+        "photos: doubt and ΔE*ab of the mean": (photo_stated, mean_error),
+        "photos, rival: mean's own chroma and ΔE*ab of the mean": (answer_chroma.mean((1, 2)), mean_error),
+    }
+    cell_chroma = downsample_chroma(answer_chroma[:, None].repeat(1, 2, 1, 1), cell)[:, 0]
+    return {
+        "photos": len(truth),
+        "variants": count,
+        "cell_pixels": cell,
+        "doubt": {"mean": photo_stated.mean().item(), "quartiles": _quartiles(photo_stated)},
+        "rank_correlation": {
+            **{
+                name: {"value": rank_correlation(*pair), "interval_95": bootstrap_interval(*pair, seed=seed)}
+                for name, pair in ranks.items()
+            },
+            "cells: all together": {"value": rank_correlation(cell_stated.flatten(), cell_squared.flatten())},
+            "cells: within a photo, mean": {"value": within_photos(cell_stated, cell_squared)},
+            "cells, rival: within a photo, by the mean's own chroma": {
+                "value": within_photos(cell_chroma, cell_squared)
+            },
+        },
+        "overconfidence": overconfidence(cell_stated, cell_squared, variants=count),
+        "reliability_photos": _bins(photo_square, squared.mean((1, 2)), count),
+        "reliability_cells": _bins(cell_stated, cell_squared, count),
+        "answers": photo_figures(variants, truth, seed=seed),
+    }
+
+
+def _bins(stated: torch.Tensor, squared: torch.Tensor, count: int) -> list[dict[str, float]]:
+    return [vars(one) for one in reliability(stated, squared, variants=count)]
+
+
+def _quartiles(values: torch.Tensor) -> list[float]:
+    return values.quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
+
+
+def plot(figures: dict[str, Any], file: Path) -> None:
+    """Reliability of cells and of photos: stated spread against actual error, root mean square in both."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4.3), layout="constrained")
+    for ax, kind, title in ((axes[0], "cells", "places"), (axes[1], "photos", "photos")):
+        bins = [Bin(**one) for one in figures[f"reliability_{kind}"]]
+        stated, actual = [one.stated for one in bins], [one.actual for one in bins]
+        top = 1.08 * max(*stated, *actual)
+        ax.plot([0, top], [0, top], color="0.6", linestyle="--", label="errors as stated")
+        ax.plot(stated, actual, marker="o", color="tab:blue", label=f"measured, {bins[0].count} {title} a point")
+        ax.set(xlim=(0, top), ylim=(0, top), xlabel="stated spread, ΔE*ab", ylabel="actual error, ΔE*ab", title=title)
+        ax.set_aspect("equal")
+        ax.legend(loc="lower right", frameon=False)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", nargs="+", required=True, help="colour photos: a folder or parquet files")
+    parser.add_argument(
+        "--output", type=Path, default=Path("docs/variants"), help="folder for doubt.json and doubt.png"
+    )
+    parser.add_argument("--checkpoint", default=str(DEFAULT_CHECKPOINT), help="pipeline folder or Hub name")
+    parser.add_argument("--limit", type=int, default=400, help="photos, spread evenly over those there are")
+    parser.add_argument("--resolution", type=int, default=128, help="edge of the central crop, pixels")
+    parser.add_argument("--variants", type=int, default=8, help="colourings a photo")
+    parser.add_argument("--cell", type=int, default=8, help="edge of the places that are compared, pixels")
+    parser.add_argument("--steps", type=int, help="denoising steps; the checkpoint's default if not given")
+    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
+    args = parser.parse_args()
+
+    pipe = ColorizationPipeline.from_pretrained(args.checkpoint).to(args.device)
+    pipe.set_progress_bar_config(disable=True)
+    dataset = ColorizationDataset(
+        open_source(args.photos), resolution=args.resolution, luma_factor=pipe.config.luma_factor, augment=False
+    )
+    chosen = range(0, len(dataset), max(1, len(dataset) // args.limit))[: args.limit]
+    truth = torch.stack([dataset.lab(index) for index in chosen])
+    variants, stated = draw(pipe, truth, variants=args.variants, steps=args.steps, seed=args.seed)
+    figures = {
+        "set": ", ".join(Path(photo).name for photo in args.photos),
+        **measure(variants, stated, truth, cell=args.cell, seed=args.seed),
+        "resolution": args.resolution,
+        "steps": args.steps or pipe.config.default_steps,
+        "scheduler": type(pipe.scheduler).__name__,
+        "seed": args.seed,
+        "version": __version__,
+        "weights": weights_digest(pipe),
+        "hardware": hardware(pipe.device),
+    }
+    args.output.mkdir(parents=True, exist_ok=True)
+    (args.output / "doubt.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+    plot(figures, args.output / "doubt.png")
+    print(json.dumps(figures, indent=2, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

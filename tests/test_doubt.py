@@ -1,0 +1,277 @@
+"""Variants and doubt of the command: files, seeds that give them again, resuming, the map, calibration."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+import scipy.stats
+import tifffile
+import torch
+from conftest import make_pipeline
+from photos import make_folder
+from PIL import Image
+from skimage import color as skimage_color
+from skimage import data as skimage_data
+from test_batch import records, results
+from typer.testing import CliRunner, Result
+
+from colorized_pipeline.calibration import (
+    bootstrap_interval,
+    overconfidence,
+    rank_correlation,
+    reliability,
+    within_photos,
+)
+from colorized_pipeline.cli import app
+from colorized_pipeline.doubt import SCALE_TOP, _palette, draw_map, shrink, spread_map
+from colorized_pipeline.inspection import describe
+from colorized_pipeline.labels import DIGITAL_SOURCE_TYPE
+from colorized_pipeline.pipeline import Lightness, compose
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def run(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(skimage_data.camera()).resize((60, 44)).save("grey.png")
+
+    def invoke(*words: str) -> Result:
+        return CliRunner().invoke(app, ["colorize", *words, "--checkpoint", str(checkpoint), "--device", "cpu"])
+
+    return invoke
+
+
+def seed_of(file: str | Path) -> str:
+    return describe(Path(file))["colorized:BaseSeed"]
+
+
+def lab(file: str | Path) -> np.ndarray:
+    with Image.open(file) as image:
+        return skimage_color.rgb2lab(np.asarray(image))
+
+
+def test_variants_of_one_photo_and_each_again_by_its_seed(run) -> None:
+    result = run("grey.png", "-o", "out/colour.png", "--variants", "5", "--seed", "7")
+    assert result.exit_code == 0, result.output
+    assert "1 of 1 photos colorized into out/colour-1.png" in result.stdout
+    copies = [f"colour-{number}.png" for number in range(1, 6)]
+    assert {path.name for path in Path("out").iterdir()} == {*copies, "colour-variants.jpg"}
+    seeds = [seed_of(Path("out") / name) for name in copies]
+    assert sorted(seeds) == ["10", "11", "7", "8", "9"]
+    for name, seed in zip(copies, seeds, strict=True):
+        assert run("grey.png", "-o", "again.png", "--seed", seed, "--overwrite").exit_code == 0
+        assert Path("again.png").read_bytes() == (Path("out") / name).read_bytes()
+    chroma = np.stack([lab(Path("out") / name)[..., 1:] for name in copies])
+    distances = np.linalg.norm(chroma[:, None] - chroma[None], axis=-1).mean((2, 3)).sum(1)
+    assert distances.argmin() == 0 and distances.argmax() == 4
+
+
+def test_the_sheet_shows_the_variants_and_is_labelled(run) -> None:
+    assert run("grey.png", "-o", "a.png", "--variants", "3").exit_code == 0
+    label = describe(Path("a-variants.jpg"))
+    assert label["Iptc4xmpExt:DigitalSourceType"] == DIGITAL_SOURCE_TYPE
+    assert len(label["colorized:Seed"].split(", ")) == 3
+    with Image.open("a-variants.jpg") as sheet:
+        tiles = np.asarray(sheet).astype(int)
+    grey, first = tiles[6:50, 6:66], tiles[6:50, 122:182]
+    assert np.ptp(grey, axis=-1).mean() < 3 < np.ptp(first, axis=-1).mean()
+    with Image.open("a-1.png") as copy:
+        assert np.abs(first - np.asarray(copy)).mean() < 8  # JPEG
+
+
+def test_a_tree_with_variants_is_recorded_and_goes_on(run) -> None:
+    Path("in/box").mkdir(parents=True)
+    for name in ("a.png", "box/b.jpg"):
+        Image.open("grey.png").rotate(len(name)).save(Path("in") / name)
+    words = ("in", "-o", "out", "-r", "--variants", "3", "--uncertainty")
+    result = run(*words)
+    assert result.exit_code == 0 and "2 of 2 photos" in result.stdout, result.output
+    before = results(Path("out"))
+    names = {
+        f"{stem}{end}"
+        for stem, suffix in (("a", "png"), ("box/b", "jpg"))
+        for end in (f"-1.{suffix}", f"-2.{suffix}", f"-3.{suffix}", "-variants.jpg", "-doubt.png")
+    }
+    assert set(before) == names and {record["output"] for record in records()} == names
+    for record in records():
+        assert before[record["output"]] == record["output_sha256"]
+        assert record["uncertainty"] > 1 and record["settings"]["variants"] == 3
+        if "variant" in record:
+            assert record["seeds"] == [int(describe(Path("out") / record["output"])["colorized:Seed"])]
+            assert record["base_seed"] == int(seed_of(Path("out") / record["output"]))
+            assert f"-{record['variant']}." in record["output"]
+        else:
+            assert len(record["seeds"]) == 3
+    assert "2 were done before" in run(*words).stdout
+
+    for gone in ("a-2.png", "box/b-doubt.png"):
+        (Path("out") / gone).unlink()
+        result = run(*words)
+        assert "1 of 2" in result.stdout and "1 were done before" in result.stdout
+        assert results(Path("out")) == before
+    result = run("in", "-o", "out", "-r", "--variants", "2", "--uncertainty")
+    assert result.exit_code == 1 and result.stderr.count("made with other settings") == 2
+    assert results(Path("out")) == before
+
+
+def test_uncertainty_alone_writes_the_most_typical_of_eight(run) -> None:
+    assert run("grey.png", "-o", "out", "-r", "--uncertainty").exit_code == 0
+    assert run("grey.png", "-o", "all", "--variants", "8").exit_code == 0
+    assert {path.name for path in Path("out").glob("*.png")} == {"grey.png", "grey-doubt.png"}
+    assert Path("out/grey.png").read_bytes() == Path("all/grey-1.png").read_bytes()
+    chroma = np.stack([lab(f"all/grey-{number}.png")[..., 1:] for number in range(1, 9)])
+    spread = np.sqrt(chroma.var(axis=0, ddof=1).sum(-1))
+    (record,) = (one for one in records() if one["output"] == "grey.png")
+    assert record["uncertainty"] == pytest.approx(spread.mean(), rel=0.02)
+    with Image.open("out/grey-doubt.png") as image:
+        assert image.size[0] >= 60 and image.size[1] > 44
+        shown = np.asarray(image)[:44, :60].astype(float)
+    assert np.abs(shown / 223 * SCALE_TOP - spread.clip(0, SCALE_TOP)).mean() < 0.5
+
+
+def test_consensus(run) -> None:
+    options = ("--variants", "4", "--intensity", "0.3")
+    assert run("grey.png", "-o", "all.png", *options).exit_code == 0
+    assert run("grey.png", "-o", "mean.png", *options, "--consensus", "mean").exit_code == 0
+    assert run("grey.png", "-o", "medoid.png", *options, "--consensus", "medoid").exit_code == 0
+    assert Path("medoid.png").read_bytes() == Path("all-1.png").read_bytes()
+    mean = np.mean([lab(f"all-{number}.png")[..., 1:] for number in range(1, 5)], axis=0)
+    assert np.abs(lab("mean.png")[..., 1:] - mean).mean() < 0.5
+    assert describe(Path("mean.png"))["colorized:Consensus"] == "mean of 4 variants"
+    assert not list(Path().glob("me*-*"))
+
+
+def test_pages_of_a_tiff_keep_one_seed_a_file(run) -> None:
+    with tifffile.TiffWriter("a.tif") as writer:
+        for page in (skimage_data.camera()[:90, :120], skimage_data.camera()[200:300, 50:130]):
+            writer.write(page, photometric="minisblack")
+    assert run("a.tif", "-o", "b.tif", "--variants", "2").exit_code == 0
+    for number in (1, 2):
+        seed = seed_of(f"b-{number}.tif")
+        assert run("a.tif", "-o", "again.tif", "--seed", seed, "--overwrite").exit_code == 0
+        assert Path("again.tif").read_bytes() == Path(f"b-{number}.tif").read_bytes()
+    result = run("a.tif", "-o", "c.tif", "--uncertainty")
+    assert result.exit_code == 1 and "has 2 pages" in result.stderr and "--pages first" in result.stderr
+    assert run("a.tif", "-o", "c.tif", "--uncertainty", "--pages", "first").exit_code == 0
+
+
+def test_no_file_is_the_result_of_two_photos_or_replaces_an_input(run) -> None:
+    Path("in").mkdir()
+    for name in ("a.png", "a.jpg"):
+        Image.open("grey.png").save(Path("in") / name)
+    result = run("in", "-o", "out", "--uncertainty")
+    assert result.exit_code == 1 and "a-doubt.png is the result of another photo" in result.stderr
+    Image.open("grey.png").save("in/a-1.png")
+    kept = Path("in/a-1.png").read_bytes()
+    result = run("in/a.png", "in/a-1.png", "-o", "in", "--variants", "2", "--overwrite")
+    assert result.exit_code == 1 and "in/a-1.png is one of the inputs" in result.stderr
+    assert Path("in/a-1.png").read_bytes() == kept and not Path("in/a-2.png").exists()
+    assert Path("in/a-1-2.png").exists()
+    Path("b-2.png").write_text("precious")
+    result = run("grey.png", "-o", "b.png", "--variants", "2")
+    assert result.exit_code == 1 and "b-2.png exists; add --overwrite" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--variants", "-1"), "--variants"),
+        (("--variants", "1", "--uncertainty"), "--variants 1"),
+        (("--variants", "1", "--consensus", "mean"), "--variants 1"),
+        (("--consensus", "median"), "'median' is not one of"),
+    ],
+)
+def test_wrong_options_are_explained(run, options: tuple[str, ...], words: str) -> None:
+    result = run("grey.png", "-o", "x.png", *options)
+    assert result.exit_code == 2 and words in " ".join(result.stderr.replace("│", " ").split())
+    assert not Path("x.png").exists()
+
+
+def test_the_scale_is_viridis() -> None:
+    expected = matplotlib.colormaps["viridis"](np.linspace(0, 1, 224))[:, :3] * 255
+    assert np.abs(_palette()[:224].astype(float) - expected).max() < 8
+
+
+def test_map_lies_on_the_photo_and_its_bar_is_the_scale() -> None:
+    spread = np.zeros((5, 6), np.float32)
+    spread[0, -1], spread[-1, 0] = SCALE_TOP * 2, SCALE_TOP / 2
+    for size in ((5, 6), (1007, 1200)):
+        image = draw_map(spread, size, variants=8)
+        assert image.mode == "P" and image.width >= 420
+        rgb = np.asarray(image.convert("RGB"))
+        assert np.array_equal(rgb[0, size[1] - 1], _palette()[223]) and np.array_equal(rgb[0, 0], _palette()[0])
+        assert np.abs(rgb[size[0] - 1, 0].astype(int) - _palette()[112]).max() <= 2
+        bar = np.asarray(image)[size[0] :]
+        row = bar[np.array([len(np.unique(one)) for one in bar]).argmax()]
+        scale = row[row < 224]
+        assert scale[0] == 0 and scale[-1] == 223 and (np.diff(scale.astype(int)) >= 0).all()
+
+
+@pytest.mark.parametrize("size", [(120, 90), (1, 400), (333, 7), (40, 40)])
+def test_a_shrunk_photo_is_the_photo_in_small(size: tuple[int, int]) -> None:
+    pipe = make_pipeline()
+    gray = np.ascontiguousarray(np.asarray(Image.fromarray(skimage_data.camera()).resize(size[::-1])))
+    working = pipe.prepare(Lightness(gray))
+    generator = torch.Generator().manual_seed(0)
+    chroma = torch.rand(3, 2, *(edge // 4 for edge in working.lightness.shape[-2:]), generator=generator) * 20
+    photo, place = shrink(gray, working, longest=40)
+    assert max(photo.height, photo.width) <= max(40, min(size))
+    whole = torch.cat(list(compose(Lightness(gray), chroma[0], working=working)), dim=1)[None]
+    small = torch.cat(list(compose(photo, chroma[0], working=place)), dim=1)
+    expected = torch.nn.functional.interpolate(whole, small.shape[-2:], mode="area")[0]
+    assert (small - expected).abs().mean() < 0.02
+    assert spread_map(gray, chroma, working).shape == size  # small photos are measured as they are
+
+
+def test_calibration_by_independent_oracles() -> None:
+    generator = torch.Generator().manual_seed(0)
+    stated = torch.rand(400, generator=generator).round(decimals=2)  # with ties
+    actual = stated + torch.rand(400, generator=generator)
+    expected = scipy.stats.spearmanr(stated, actual).statistic
+    assert rank_correlation(stated, actual) == pytest.approx(expected, abs=1e-6)
+    low, high = bootstrap_interval(stated, actual, draws=200)
+    assert low < expected < high and 0.05 < high - low < 0.3
+    pairs = stated.reshape(4, 100), actual.reshape(4, 100)
+    each = [scipy.stats.spearmanr(one, other).statistic for one, other in zip(*pairs, strict=True)]
+    assert within_photos(*pairs) == pytest.approx(np.mean(each), abs=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_reliability_of_draws_whose_truth_is_known(factor: float) -> None:
+    """Places of different true spread; the truth is ``factor`` times as far away as the variants say."""
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.rand(100_000, 1, generator=generator) * 9 + 1
+    several = torch.randn(5, 100_000, 2, generator=generator) * scale
+    distance = factor * (1 + 1 / 5) ** 0.5 * torch.randn(100_000, 2, generator=generator) * scale
+    stated, squared = several.var(0).sum(-1).sqrt(), distance.square().sum(-1)
+    assert overconfidence(stated, squared, variants=5) == pytest.approx(factor, rel=0.02)
+    bins = reliability(scale.squeeze(1) * 2**0.5, squared, variants=5)
+    assert [one.count for one in bins] == [10_000] * 10
+    for one in bins:
+        assert one.actual / one.stated == pytest.approx(factor, rel=0.05)
+
+
+def test_measuring_script(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import measure_doubt
+
+    photos = make_folder(tmp_path / "photos", 6)
+    words = ["measure_doubt", "--photos", str(photos), "--output", str(tmp_path / "out"), "--resolution", "32"]
+    monkeypatch.setattr(sys, "argv", [*words, "--checkpoint", str(checkpoint), "--variants", "3", "--limit", "5"])
+    measure_doubt.main()
+    figures: dict[str, Any] = json.loads((tmp_path / "out" / "doubt.json").read_text())
+    assert (figures["photos"], figures["variants"], figures["seed"], figures["steps"]) == (5, 3, 0, 2)
+    answers = figures["answers"]
+    assert answers["the mean"]["delta_e76"] < answers["any one variant"]["delta_e76"]
+    best, any_one = (
+        answers[name]["delta_e2000"] for name in ("the best of them (needs the truth)", "any one variant")
+    )
+    assert best < any_one
+    assert all(-1 <= one["value"] <= 1 for one in figures["rank_correlation"].values())
+    with Image.open(tmp_path / "out" / "doubt.png") as image:
+        assert image.width > 600
