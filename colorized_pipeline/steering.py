@@ -106,12 +106,13 @@ class PaletteSteer:
         palette: of the reference (B = 1).
         lightness: L* ``[B, 1, h, w]`` of the cells.
         scale: the pipeline's ``chroma_scale``.
+        strength: share of the way that is gone at each step; the network has a say in the rest.
     """
 
     needs_network = False
 
-    def __init__(self, palette: Palette, lightness: torch.Tensor, *, scale: float) -> None:
-        self.palette, self.lightness, self.scale = palette, lightness, scale
+    def __init__(self, palette: Palette, lightness: torch.Tensor, *, scale: float, strength: float = 0.5) -> None:
+        self.palette, self.lightness, self.scale, self.strength = palette, lightness, scale, strength
 
     def __call__(self, clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
         chroma = clean.detach() * self.scale
@@ -122,7 +123,7 @@ class PaletteSteer:
         # What is lighter than anything there gets the colour of its lightest, not one extrapolated
         seen = torch.clamp(level, wanted.darkest[..., None], wanted.lightest[..., None])
         carried = carried + wanted.offset[..., None] + wanted.slope[..., None] * seen
-        return clean + (carried.reshape(chroma.shape) - chroma) / self.scale
+        return clean + self.strength * (carried.reshape(chroma.shape) - chroma) / self.scale
 
 
 def _transport(have: torch.Tensor, want: torch.Tensor) -> torch.Tensor:
