@@ -17,14 +17,18 @@ from typing import Any
 import gradio as gr
 import numpy as np
 import tifffile
+import torch
 from PIL import Image
 
 from . import EXAMPLES, ColorizationPipeline
 from .batch import Batch, Settings
+from .color import rgb_to_lab
+from .doubt import draw_map
 from .files import PHOTO_SUFFIXES
 from .files import Job as Copy
 from .hints import Hint
 from .scans import open_scan
+from .variants import order_by_typicality, spread
 
 NOTE = (
     "**The colours are invented.** A grey photo fits many colourings; each variant is one. Label every result as a "
@@ -139,6 +143,9 @@ def _build_photo_tab(worker: "Worker", limits: Limits) -> None:
             )
             gr.Markdown("Choose a variant to compare and download it.")
             download = gr.DownloadButton("Download at full size", interactive=False)
+            doubt = gr.Image(
+                visible=False, interactive=False, format="png", buttons=["fullscreen"], elem_classes=["doubt"]
+            )
     gr.Examples(
         [str(file) for file in EXAMPLES],
         inputs=photo,
@@ -154,7 +161,7 @@ def _build_photo_tab(worker: "Worker", limits: Limits) -> None:
     start.click(
         worker.colorize,
         [photo, arrival, painting, *settings, variants],
-        [slider, gallery, download, job],
+        [slider, gallery, download, job, doubt],
         concurrency_id="worker",
         concurrency_limit=1,
         api_visibility="private",
@@ -248,8 +255,11 @@ class Worker:
         intensity: float,
         variants: int,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> Iterator[tuple[Any, Any, Any, Job]]:
-        """One variant after the other, each shown as soon as it is there; seeds count up from ``seed``."""
+    ) -> Iterator[tuple[Any, Any, Any, Job, Any]]:
+        """One variant after the other, each shown as soon as it is there; seeds count up from ``seed``.
+
+        With the last of several comes the map of where they differ.
+        """
         if shown is None:
             raise _message("Give a photo first: drop it on the field, choose a file or paste it.")
         # A quick visitor presses the button before the preview of a new photo has come
@@ -277,6 +287,7 @@ class Worker:
                     gr.Gallery(list(zip(job.previews, captions, strict=True)), selected_index=0),
                     gr.DownloadButton(_label(job, 0), value=str(job.files[0]), interactive=True),
                     job,
+                    _doubt(job) if len(job.previews) == variants > 1 else gr.Image(visible=False),
                 )
 
     def choose(self, job: Job | None, event: gr.SelectData) -> tuple[Any, Any]:
@@ -397,6 +408,16 @@ def _message(text: str) -> gr.Error:
 def _reason(error: BaseException, photo: Path) -> str:
     text = (str(error) or type(error).__name__).replace(str(photo), photo.name)
     return text if photo.name in text else f"{photo.name}: {text}"
+
+
+def _doubt(job: Job) -> Any:
+    """The map of where a job's variants differ, at screen size, and which of them is the most typical."""
+    photos = torch.stack([torch.from_numpy(np.array(one)).movedim(-1, 0) for one in job.previews])
+    chroma = rgb_to_lab(photos / 255)[:, 1:]
+    spread_of_all, typical = spread(chroma).numpy(), job.seeds[order_by_typicality(chroma)[0]]
+    image = draw_map(spread_of_all, spread_of_all.shape, variants=len(photos))
+    label = f"Doubt: where the variants differ. Seed {typical} is the most typical."
+    return gr.Image(image.convert("RGB"), label=label, visible=True)
 
 
 def _label(job: Job, index: int) -> str:

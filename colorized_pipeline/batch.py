@@ -56,6 +56,7 @@ class Settings:
         borders: leave plain borders grey.
         signed: with a C2PA manifest.
         max_megapixels: larger photos are refused.
+        engine: the program that runs the UNet, and in which precision.
         variants: colourings that are drawn of each photo, with seeds counted up from ``seed``.
         consensus: what is kept of several variants: ``"medoid"``, the most typical, or ``"mean"``; all if empty.
         uncertainty: also a map of how far the variants differ.
@@ -76,6 +77,7 @@ class Settings:
     borders: bool = True
     signed: bool = False
     max_megapixels: float = 300.0
+    engine: str = "torch float32"
     variants: int = 1
     consensus: str = ""
     uncertainty: bool = False
@@ -92,8 +94,8 @@ class Settings:
         """What must be equal for a result to count as done."""
         names = ("seed", "steps", "guidance", "intensity", "working_size", "checkpoint", "scheduler", "batch_size")
         several = ("variants", "consensus", "uncertainty") if self.variants > 1 else ()
-        record = {name: getattr(self, name) for name in (*names, "pages", "mark", "borders", "signed", *several)}
-        return record | self.guides()
+        names = (*names, "pages", "mark", "borders", "signed", "engine", *several)
+        return {name: getattr(self, name) for name in names} | self.guides()
 
     def guides(self) -> dict[str, list[str] | str]:
         """The hints in words and the reference photo's hash, as far as there are any."""
@@ -136,6 +138,8 @@ class Manifest:
         self._records: dict[str, dict[str, Any]] = {}
         for file in sorted(folder.glob(f"{MANIFEST_NAME}*.jsonl")):
             for record in _read_records(file):
+                if "error" in record:  # a run that was refused leaves what was done before as it is
+                    continue
                 known = self._records.get(record["output"])
                 if known is None or record["finished"] >= known["finished"]:
                     self._records[record["output"]] = record
@@ -150,7 +154,7 @@ class Manifest:
         self._file.close()
 
     def find(self, output: str) -> dict[str, Any] | None:
-        """The latest record of a result, by its path inside the output folder."""
+        """The latest record of a finished result, by its path inside the output folder."""
         return self._records.get(output)
 
     def add(self, record: Mapping[str, Any]) -> None:
@@ -587,6 +591,7 @@ class Batch:
                 "WorkingSize": settings.working_size,
                 "BatchSize": settings.batch_size,
                 "Scheduler": settings.scheduler,
+                "Engine": settings.engine,
                 "CheckpointSHA256": settings.checkpoint,
                 **averaged,
                 **({"Hints": "; ".join(describe_hints(settings.hints))} if settings.hints else {}),

@@ -43,6 +43,20 @@ class FileFormat(str, Enum):
     webp = "webp"
 
 
+class Precision(str, Enum):
+    """``--precision``"""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class EngineFormat(str, Enum):
+    """``--format`` of an exported network"""
+
+    onnx = "onnx"
+    openvino = "openvino"
+
+
 class Consensus(str, Enum):
     """``--consensus``"""
 
@@ -185,6 +199,20 @@ def colorize(
     checkpoint: Annotated[
         str | None, typer.Option(help="Pipeline folder or Hub name; the one in the package if not given.")
     ] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(
+            help="Of the network's sums, float32 if not given; bfloat16 is faster where the processor has it, and all "
+            "but the same colours.",
+            show_default=False,
+        ),
+    ] = None,
+    engine: Annotated[
+        Path | None,
+        typer.Option(
+            help='Folder of "colorized export": that program runs the network, on the processor.', show_default=False
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist already.")] = False,
 ) -> None:
     """Colorize photos: same size, same lightness, same file format, labelled as coloured by a model.
@@ -194,6 +222,10 @@ def colorize(
     """
     _silence_libraries()
     try:
+        if engine and (precision or device not in (None, "cpu")):
+            raise ValueError("--engine has its own precision and runs on the cpu: leave out --precision and --device")
+        if engine and (hint or hint_mask):
+            raise ValueError("hints need derivatives of the network, which --engine hasn't: leave it out")
         signer = _make_signer(c2pa_certificate, c2pa_key)
         hints = _read_hints(hint or [], hint_mask)
         if reference and not reference.is_file():
@@ -207,7 +239,8 @@ def colorize(
         if hints and len(jobs) != 1:
             raise ValueError(f"--hint and --hint-mask are places on one photo, and here are {len(jobs)}: give one")
         part = take_part(jobs, shard=shard, device=device)
-        pipe = _load_pipeline(checkpoint, part.device or device)
+        pipe = _load_pipeline(checkpoint, "cpu" if engine else part.device or device)
+        network = _choose_network(pipe, engine=engine, precision=precision)
         check_answers(pipe.config.objective, drawn)
         settings = Settings(
             seed=seed,
@@ -223,6 +256,7 @@ def colorize(
             borders=borders,
             signed=signer is not None,
             max_megapixels=max_megapixels,
+            engine=network,
             hints=hints,
             reference=reference,
             variants=drawn,
@@ -248,7 +282,7 @@ def colorize(
             for link in found.links if part.is_first else ():
                 _say(f"Note: {link}: a link to a folder isn't followed; name the folder itself to include it")
             counts = _run_batch(batch, part)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
         _say(f"Error: {error}")
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
@@ -270,6 +304,19 @@ def _read_hints(hints: list[str], painting: Path | None) -> tuple[Hint, ...]:
     if painting and not painting.is_file():
         raise FileNotFoundError(f"--hint-mask: {painting}: no such file")
     return (*parsed, painting) if painting else tuple(parsed)
+
+
+def _choose_network(pipe: ColorizationPipeline, *, engine: Path | None, precision: Precision | None) -> str:
+    """Have the UNet run as the options say; returns what to record of it."""
+    if engine:
+        from .export import use_engine
+
+        # As many calls at once as a batch of photos makes, each on a thread of its own
+        return use_engine(pipe, engine, threads=1, streams=os.cpu_count() or 1).name
+    if precision is Precision.bfloat16:
+        pipe.unet.to(torch.bfloat16)
+        pipe.unet.to(memory_format=torch.channels_last)  # measured together, see benchmarks/README.md
+    return f"torch {(precision or Precision.float32).value}"
 
 
 def _make_signer(certificate: Path | None, key: Path | None) -> Signer | None:
@@ -538,6 +585,48 @@ def push(
         typer.echo(f"Stopped. {repo_id} is as it was before; the same command finishes the upload.", err=True)
         raise typer.Exit(130) from None
     typer.echo(f"{checkpoint} is on the Hub: {url}")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[
+        str | None,
+        typer.Argument(help="Pipeline folder or Hub name; the one in the package if not given.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the network, made if needed; must be empty.")
+    ] = Path("engine"),
+    engine_format: Annotated[
+        EngineFormat,
+        typer.Option("--format", help="For ONNX Runtime (any processor) or OpenVINO (Intel's and AMD's)."),
+    ] = EngineFormat.onnx,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(
+            help="onnx: float32. openvino: bfloat16 (used where the processor has it) or float32.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Write the network for a faster program on processors, and check that its output equals PyTorch's.
+
+    Needs `pip install 'colorized[export]'`. Use it by `colorized colorize --engine FOLDER`.
+    """
+    try:
+        from .export import export_unet
+
+        pipe = _load_pipeline(checkpoint, "cpu")
+        made = export_unet(
+            pipe, output, format_name=engine_format.value, precision=precision.value if precision else None
+        )
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        _say(f"Error: {error}")
+        raise typer.Exit(2) from None
+    typer.echo(
+        _printable(
+            f"{output} holds the network for {made['format']}, {made['precision']}: equal to PyTorch's within "
+            f"{made['difference']:.2g} (outputs up to {made['largest']:.2g})"
+        )
+    )
 
 
 @app.command("app")

@@ -1,6 +1,6 @@
 """Measure whether the doubt that variants state is true: docs/variants.md's figures and picture.
 
-    python scripts/measure_doubt.py --photos 'scenes/validation-*.parquet'
+    python scripts/measure_doubt.py --photos 'scenes/validation-*.parquet' --write docs/variants.md
 
 Needs ``pip install 'colorized[train,evaluate,figures]'``. Colours of every photo are drawn as a user draws them, with
 ``num_variants`` and ``return_uncertainty``; then stated spreads are compared with the distance of the true colours.
@@ -8,6 +8,7 @@ Needs ``pip install 'colorized[train,evaluate,figures]'``. Colours of every phot
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from colorized_pipeline.color import downsample_chroma, fit_gamut, lab_to_rgb, l
 from colorized_pipeline.data import ColorizationDataset, open_source
 from colorized_pipeline.evaluation import colourfulness, delta_e
 from colorized_pipeline.report import hardware, weights_digest
+
+_START, _END = "<!-- doubt: start -->", "<!-- doubt: end -->"
 
 
 def draw(
@@ -151,6 +154,46 @@ def plot(figures: dict[str, Any], file: Path) -> None:
     plt.close(figure)
 
 
+def markdown(figures: dict[str, Any]) -> str:
+    """The figures in words and tables, with what gave them."""
+    f, (low, middle, high) = figures, figures["doubt"]["quartiles"]
+    factor = f["overconfidence"]
+    judgement = (
+        f"about as far away as stated (factor {factor:.2f})"
+        if 0.9 < factor < 1.1
+        else f"{factor:.2f} times as far away as stated: "
+        + ("the model is too sure of itself" if factor > 1 else "the model doubts too much")
+    )
+    lines = [
+        f"{f['set']}: {f['photos']} photos, {f['variants']} variants each, central {f['resolution']} x "
+        f"{f['resolution']} crops, places of {f['cell_pixels']} x {f['cell_pixels']} pixels, {f['steps']} steps of "
+        f"{f['scheduler']}, guidance {f['guidance']:g}, seed {f['seed']}; {f['hardware']}; weights `{f['weights']}`.",
+        "",
+        f"A photo's doubt is {f['doubt']['mean']:.1f} ΔE*ab on average, in a quarter of the photos below {low:.1f}, "
+        f"in half above {middle:.1f}, in a quarter above {high:.1f}. The true colours are {judgement}.",
+        "",
+        "| rank correlation (Spearman) | value | 95 % interval over photos |",
+        "| --- | --- | --- |",
+    ]
+    for name, one in f["rank_correlation"].items():
+        interval = "{:.2f} to {:.2f}".format(*one["interval_95"]) if "interval_95" in one else ""
+        lines.append(f"| {name} | {one['value']:.2f} | {interval} |")
+    lines += ["", "| answer | ΔE2000 ↓ | ΔE*ab ↓ | colourfulness / truth |", "| --- | --- | --- | --- |"]
+    for name, row in f["answers"].items():
+        more = [f"{row[key]:.2f}" if key in row else "" for key in ("delta_e76", "colourfulness_ratio")]
+        lines.append(f"| {name} | {row['delta_e2000']:.2f} | {more[0]} | {more[1]} |")
+    return "\n".join(lines)
+
+
+def write_between_markers(file: Path, text: str) -> None:
+    """Replace what stands between a document's two marker comments."""
+    before, start, rest = file.read_text(encoding="utf-8").partition(_START)
+    _, end, after = rest.partition(_END)
+    if not start or not end:
+        raise SystemExit(f"{file}: has no block from {_START} to {_END}; add the two lines")
+    file.write_text(f"{before}{_START}\n{text}\n{_END}{after}", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", nargs="+", required=True, help="colour photos: a folder or parquet files")
@@ -165,6 +208,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="denoising steps; the checkpoint's default if not given")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
+    parser.add_argument("--write", type=Path, help="document whose figures are to be filled in, e.g. docs/variants.md")
     args = parser.parse_args()
 
     pipe = ColorizationPipeline.from_pretrained(args.checkpoint).to(args.device)
@@ -181,6 +225,7 @@ def main() -> None:
         "resolution": args.resolution,
         "steps": args.steps or pipe.config.default_steps,
         "scheduler": type(pipe.scheduler).__name__,
+        "guidance": pipe.config.default_guidance,
         "seed": args.seed,
         "version": __version__,
         "weights": weights_digest(pipe),
@@ -189,7 +234,11 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "doubt.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
     plot(figures, args.output / "doubt.png")
-    print(json.dumps(figures, indent=2, ensure_ascii=False))
+    if args.write:
+        picture = Path(os.path.relpath(args.output / "doubt.png", args.write.parent)).as_posix()
+        caption = "Reliability: stated spread against actual error, of places and of photos"
+        write_between_markers(args.write, f"{markdown(figures)}\n\n![{caption}]({picture})")
+    print(markdown(figures))
 
 
 if __name__ == "__main__":

@@ -140,6 +140,12 @@ def test_upload_compare_choose_download(visitor: Visitor, checkpoint: Path, tmp_
     visitor.colorize()
     slider = visitor.page.get_by_test_id("imageslider").or_(visitor.page.locator(".slider-wrap, .image-container"))
     assert slider.locator("img").count() >= 2
+    visitor.page.get_by_text("Doubt: where the variants differ. Seed").wait_for()
+    visitor.page.wait_for_function(  # the map has the photo's size on screen, and a legend below
+        """() => [...document.querySelectorAll('.doubt img')].some(
+            i => i.naturalWidth >= 420 && i.naturalHeight > i.naturalWidth * %f + 40)"""
+        % (Image.open(ROCKET).height / Image.open(ROCKET).width)
+    )
 
     name, data = visitor.download("Download seed 0 at full size")
     assert name == "rocket-colour-0.jpg"
@@ -178,6 +184,7 @@ def test_settings_reach_the_pipeline(visitor: Visitor) -> None:
     visitor.page.get_by_label("number input for Variants").fill("1")
     visitor.page.get_by_label("number input for Variants").press("Tab")
     visitor.colorize(last_seed=7)
+    assert visitor.page.get_by_text("Doubt: where").count() == 0  # one variant tells nothing of doubt
     name, data = visitor.download("Download seed 7 at full size")
     assert name == "camera-colour-7.jpg" and np.ptp(pixels(data).astype(int), axis=-1).max() <= 2
 
@@ -282,7 +289,7 @@ def test_two_visitors_at_once_see_only_their_own(browser: "playwright.Browser", 
         assert name == f"{photo.stem}-colour-0.jpg"
         gray = skimage_color.rgb2lab(pixels(photo))[..., 0]
         assert np.abs(skimage_color.rgb2lab(pixels(data))[..., 0] - gray).mean() < 1
-        images = visitor.page.locator(".image-frame img, .slider-wrap img, .thumbnail-item img")
+        images = visitor.page.locator(".image-frame img:not(.doubt *), .slider-wrap img, .thumbnail-item img")
         shape = "async i => { await i.decode(); return i.naturalWidth / i.naturalHeight }"
         sizes = {image.evaluate(shape) for image in images.all()}
         width, height = Image.open(photo).size

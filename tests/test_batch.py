@@ -110,6 +110,7 @@ def test_other_settings_do_not_replace_results_silently(run) -> None:
     result = run("in", "-o", "out", "-r", "--seed", "1")
     assert result.exit_code == 1 and result.stderr.count("was made with other settings; add --overwrite") == 2
     assert results(Path("out")) == before
+    assert "2 were done before" in run("in", "-o", "out", "-r").stdout  # the refusal changed nothing
     assert run("in", "-o", "out", "-r", "--seed", "1", "--overwrite").exit_code == 0
     after = results(Path("out"))
     assert not set(after.values()) & set(before.values())

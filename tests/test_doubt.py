@@ -262,8 +262,14 @@ def test_measuring_script(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.
 
     photos = make_folder(tmp_path / "photos", 6)
     words = ["measure_doubt", "--photos", str(photos), "--output", str(tmp_path / "out"), "--resolution", "32"]
-    monkeypatch.setattr(sys, "argv", [*words, "--checkpoint", str(checkpoint), "--variants", "3", "--limit", "5"])
+    (tmp_path / "doc.md").write_text("Before.\n<!-- doubt: start -->\nold\n<!-- doubt: end -->\nAfter.\n")
+    words += ["--write", str(tmp_path / "doc.md"), "--checkpoint", str(checkpoint), "--variants", "3", "--limit", "5"]
+    monkeypatch.setattr(sys, "argv", words)
     measure_doubt.main()
+    document = (tmp_path / "doc.md").read_text()
+    assert document.startswith("Before.\n") and document.endswith("\nAfter.\n") and "old" not in document
+    assert "5 photos, 3 variants each" in document and "| the mean |" in document
+    assert "](out/doubt.png)" in document
     figures: dict[str, Any] = json.loads((tmp_path / "out" / "doubt.json").read_text())
     assert (figures["photos"], figures["variants"], figures["seed"], figures["steps"]) == (5, 3, 0, 2)
     answers = figures["answers"]
