@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from . import __version__
 from .borders import find_picture
-from .copies import FORMATS, MAX_XMP, ColourPage, write_copy
+from .copies import FORMATS, MAX_XMP, ColourPage, is_deep, write_copy
 from .doubt import draw_map, draw_sheet, spread_map
 from .files import Job, check_inside, output_format, result_files, write_atomically
 from .hints import Hint, HintMap, describe_hints
@@ -573,7 +573,9 @@ class Batch:
         for page, drawn in enumerate(picture.chroma):
             lightness = Lightness(photo.gray if photo.gray is not None else photo.scan.read_page(page))
             chroma, place = self._shown(photo, page, drawn)
-            yield ColourPage(lightness.height, lightness.width, compose(lightness, chroma, working=place))
+            deep = is_deep(photo.format_name, photo.scan.bits)
+            strips = compose(lightness, chroma, working=place, deep=deep)
+            yield ColourPage(lightness.height, lightness.width, strips)
 
     def _describe(self, photo: _Open, picture: Picture) -> Label:
         """A copy's label. A single variant's is that of a run with its own seed, so that this gives the same bytes."""

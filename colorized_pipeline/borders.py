@@ -43,9 +43,12 @@ def _shrink(photo: Lightness) -> tuple[torch.Tensor, tuple[float, float]]:
     """L* ``[h, w]`` by averaging whole pixels, and how many of the photo's rows and columns one stands for."""
     factor = max(1, max(photo.height, photo.width) // _ANALYSED_EDGE)
     rows: list[torch.Tensor] = []
-    for top in range(0, photo.height, factor):
-        strip = photo.rows(top, min(top + factor, photo.height)).mean(dim=1)  # [1, W]
-        rows.append(F.avg_pool1d(strip, factor, ceil_mode=True, count_include_pad=False))
+    for top, bottom in photo.strips(multiple_of=factor):
+        groups, rest = divmod(bottom - top, factor)
+        strip = photo.rows(top, bottom)[0]
+        means = [strip[: groups * factor].unflatten(0, (groups, factor)).mean(dim=1)] if groups else []
+        means += [strip[groups * factor :].mean(dim=0, keepdim=True)] if rest else []
+        rows.append(F.avg_pool1d(torch.cat(means), factor, ceil_mode=True, count_include_pad=False))
     small = torch.cat(rows)
     return small, (photo.height / small.shape[0], photo.width / small.shape[1])
 

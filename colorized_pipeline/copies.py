@@ -37,7 +37,8 @@ class ColourPage:
 
     Attributes:
         height, width: in pixels.
-        strips: sRGB ``[3, rows, width]`` in [0, 1], float32, from the top; can be asked for once.
+        strips: from the top, sRGB ``[3, rows, width]`` in [0, 1], float32; for 8-bit copies also uint8
+            ``[rows, width, 4]``, the fourth of no meaning. Can be asked for once.
     """
 
     height: int
@@ -75,14 +76,18 @@ def write_copy(
         xmp: the label, a whole packet.
         mark: write "colorized" small into the lower right corner.
     """
-    chosen = FORMATS[format_name]
-    depth = 16 if bits == 16 and chosen.deep else 8
-    parts = (_Strips(page, depth=depth, mark=mark) for page in pages)
-    chosen.write(stream, parts, metadata, xmp)
+    deep = is_deep(format_name, bits)
+    parts = (_Strips(page, depth=16 if deep else 8, mark=mark) for page in pages)
+    FORMATS[format_name].write(stream, parts, metadata, xmp)
+
+
+def is_deep(format_name: str, bits: int) -> bool:
+    """Whether a scan of so many bits gets a copy of 16 bits in this format, rather than of 8."""
+    return bits == 16 and FORMATS[format_name].deep
 
 
 class _Strips:
-    """A page as strips of whole numbers ``[rows, W, 3]``."""
+    """A page as strips of whole numbers ``[rows, W, 3]``, or ``[rows, W, 4]`` where the page has them."""
 
     def __init__(self, page: ColourPage, *, depth: int, mark: bool) -> None:
         self.page, self.height, self.width = page, page.height, page.width
@@ -92,7 +97,10 @@ class _Strips:
     def __iter__(self) -> Iterator[np.ndarray]:
         largest, top = np.iinfo(self.dtype).max, 0
         for rgb in self.page.strips:
-            strip = (rgb.movedim(0, -1) * largest).round().contiguous().numpy().astype(self.dtype)
+            if rgb.dtype == torch.uint8:
+                strip = rgb.numpy()
+            else:
+                strip = (rgb.movedim(0, -1) * largest).round().contiguous().numpy().astype(self.dtype)
             if self.mask is not None:
                 _blend(strip, self.mask, top=top, page=self.page)
             top += len(strip)
@@ -101,9 +109,17 @@ class _Strips:
     def array(self) -> np.ndarray:
         whole, top = np.empty((self.height, self.width, 3), self.dtype), 0
         for strip in self:
-            whole[top : top + len(strip)] = strip
+            whole[top : top + len(strip)] = strip[..., :3]
             top += len(strip)
         return whole
+
+    def image(self) -> Image.Image:
+        """The 8-bit page in Pillow's own layout of four bytes a pixel, which it needn't copy."""
+        whole, top = np.zeros((self.height, self.width, 4), np.uint8), 0
+        for strip in self:
+            whole[top : top + len(strip), :, : strip.shape[-1]] = strip
+            top += len(strip)
+        return Image.frombuffer("RGBX", (self.width, self.height), whole, "raw", "RGBX", 0, 1)
 
 
 def _mark_mask(height: int, width: int) -> np.ndarray | None:
@@ -181,9 +197,7 @@ def _write_jpeg(stream: IO[bytes], parts: Iterable[_Strips], metadata: Metadata,
         options["exif"] = exif
     if metadata.iptc and len(metadata.iptc) <= _MAX_SEGMENT:
         options["extra"] = _photoshop_segment(metadata.iptc)
-    Image.fromarray(part.array()).save(
-        stream, format="JPEG", quality=95, subsampling=0, icc_profile=srgb_profile(), xmp=xmp, **options
-    )
+    part.image().save(stream, format="JPEG", quality=95, subsampling=0, icc_profile=srgb_profile(), xmp=xmp, **options)
 
 
 def _photoshop_segment(iptc: bytes) -> bytes:
@@ -260,6 +274,7 @@ def _deflated(part: _Strips) -> Iterator[bytes]:
     """Encoded TIFF strips: differences along each row (predictor 2), then deflate; never the page as a whole."""
     rows, waiting = _rows_per_strip(part), np.empty((0, part.width, 3), part.dtype)
     for strip in part:
+        strip = strip[..., :3]
         waiting = np.concatenate((waiting, strip)) if len(waiting) else strip
         while len(waiting) >= rows:
             yield _deflate(waiting[:rows])

@@ -28,6 +28,7 @@ from .color import (
     L_MAX,
     gray_to_lightness,
     lab_to_displayable_rgb,
+    lab_to_rgb8,
     lightness_to_gray,
     rgb_to_lab,
     upsample_columns,
@@ -87,19 +88,23 @@ class Lightness:
         if isinstance(self._values, torch.Tensor):
             return self._values[:, top:bottom]
         table = _lightness_table(np.iinfo(self._values.dtype).max)
-        return torch.from_numpy(table[self._values[top:bottom]])[None]
+        codes = torch.from_numpy(self._values[top:bottom].astype(np.int32))
+        return table.index_select(0, codes.reshape(-1)).reshape(1, *codes.shape)
 
-    def strips(self) -> Iterator[tuple[int, int]]:
-        """``(top, bottom)`` of strips of rows that are small enough to work on in the processor's cache."""
-        rows = max(1, _STRIP_PIXELS // self.width)
+    def strips(self, *, multiple_of: int = 1) -> Iterator[tuple[int, int]]:
+        """``(top, bottom)`` of strips of rows that are small enough to work on in the processor's cache.
+
+        All but the last have a multiple of ``multiple_of`` rows.
+        """
+        rows = max(1, _STRIP_PIXELS // (self.width * multiple_of)) * multiple_of
         for top in range(0, self.height, rows):
             yield top, min(top + rows, self.height)
 
 
 @cache
-def _lightness_table(largest: int) -> np.ndarray:
+def _lightness_table(largest: int) -> torch.Tensor:
     """L* of every grey value 0 ... ``largest``, float32."""
-    return gray_to_lightness(torch.arange(largest + 1, dtype=torch.float64) / largest).float().numpy()
+    return gray_to_lightness(torch.arange(largest + 1, dtype=torch.float64) / largest).float()
 
 
 @dataclass(frozen=True)
@@ -338,15 +343,19 @@ class ColorizationPipeline(DiffusionPipeline):
 
         # 5. Chroma to full size, joined with the untouched lightness; of variants the most typical first
         images, pictures, maps = [], [], []
+        deep = output_type != "pil"
         for index, photo in enumerate(photos):
             drawn, place = impose_hints(chroma[index] * intensity, hinted[index], working=working[index])
             if seeds:
                 order = order_by_typicality(seen_chroma(drawn, working=place))
                 drawn, seeds[index] = drawn[order], [seeds[index][i] for i in order]
-            pictures.append([_to_output(photo, compose(photo, one, working=place), output_type) for one in drawn])
+            pictures.append(
+                [_to_output(photo, compose(photo, one, working=place, deep=deep), output_type) for one in drawn]
+            )
             images.append(pictures[index][0])
             if consensus == "mean":
-                images[index] = _to_output(photo, compose(photo, drawn.mean(dim=0), working=place), output_type)
+                mean = compose(photo, drawn.mean(dim=0), working=place, deep=deep)
+                images[index] = _to_output(photo, mean, output_type)
             if return_uncertainty:
                 doubt = torch.cat(list(measure_spread(photo, drawn, working=place)))  # [H, W]
                 maps.append(doubt if output_type == "pt" else doubt.numpy())
@@ -692,23 +701,28 @@ def _scale(photo: Lightness, box: tuple[int, int, int, int], *, rows: int, colum
     return F.interpolate(torch.cat(narrow, dim=-2), (rows, columns), mode="bilinear", antialias=True)[0]
 
 
-def compose(photo: Lightness, chroma: torch.Tensor, *, working: WorkingPhoto) -> Iterator[torch.Tensor]:
+def compose(
+    photo: Lightness, chroma: torch.Tensor, *, working: WorkingPhoto, deep: bool = True
+) -> Iterator[torch.Tensor]:
     """Join a photo's full-size lightness with its chroma grid ``[2, h, w]``, strip by strip from the top.
 
     Yields:
-        sRGB ``[3, rows, W]`` in [0, 1], float32, for each of ``photo.strips()``.
+        sRGB ``[3, rows, W]`` in [0, 1], float32, for each of ``photo.strips()``; if not ``deep`` 8-bit sRGB
+        ``[rows, W, 4]``, much faster: see :func:`lab_to_rgb8`.
     """
     top, left, bottom, right = working.box
     columns = upsample_columns(chroma.float(), right - left, working.cell[1])  # [2, h, right - left]
     for start, stop in photo.strips():
-        lightness = photo.rows(start, stop)
+        lab = torch.empty(3, stop - start, photo.width)
+        lab[:1] = photo.rows(start, stop)
         inside = slice(max(start, top) - start, max(min(stop, bottom) - start, 0))
-        full = torch.zeros(2, stop - start, photo.width)
+        if working.box != (0, 0, photo.height, photo.width):
+            lab[1:] = 0.0
         if inside.start < inside.stop:
-            full[:, inside, left:right] = upsample_rows(
+            lab[1:, inside, left:right] = upsample_rows(
                 columns, max(start, top) - top, min(stop, bottom) - top, working.cell[0]
             )
-        yield lab_to_displayable_rgb(torch.cat((lightness, full)))
+        yield lab_to_displayable_rgb(lab) if deep else lab_to_rgb8(lab)
 
 
 def impose_hints(
@@ -744,11 +758,11 @@ def measure_spread(photo: Lightness, chroma: torch.Tensor, *, working: WorkingPh
 def _to_output(
     photo: Lightness, strips: Iterator[torch.Tensor], output_type: str
 ) -> PIL.Image.Image | np.ndarray | torch.Tensor:
-    """Collect the strips of :func:`compose` in what the caller asked for, without a second full-size copy."""
+    """Collect the strips of :func:`compose`, deep ones but for "pil", without a second full-size copy."""
     if output_type == "pil":
         pixels = np.empty((photo.height, photo.width, 3), np.uint8)
         for (top, bottom), rgb in zip(photo.strips(), strips, strict=True):
-            pixels[top:bottom] = (rgb * 255).round().movedim(0, -1).numpy()
+            pixels[top:bottom] = rgb.numpy()[..., :3]
         return PIL.Image.fromarray(pixels)
     full = torch.empty(3, photo.height, photo.width)
     for (top, bottom), rgb in zip(photo.strips(), strips, strict=True):

@@ -30,6 +30,8 @@ from colorized_pipeline import load_default
 from colorized_pipeline.color import rgb_to_lab
 from colorized_pipeline.files import PHOTO_SUFFIXES
 
+_GRAIN = 4.0  # standard deviation, 8-bit code values
+
 
 def make_photos(photo: Path, folder: Path, numbers: range, *, megapixels: float) -> None:
     """Different grey JPEGs of one photo."""
@@ -39,12 +41,13 @@ def make_photos(photo: Path, folder: Path, numbers: range, *, megapixels: float)
 
 
 def resize(photo: Path, megapixels: float, *, number: int = 0) -> Image.Image:
-    """The photo in grey at so many megapixels; ``number`` brightens it a little, so that copies differ."""
+    """The photo in grey at so many megapixels, with the grain of a scan, which is another for each ``number``."""
     with Image.open(photo) as opened:
         image = opened.convert("L")
     width = round(math.sqrt(megapixels * 1e6 * image.width / image.height))
-    image = image.resize((width, round(megapixels * 1e6 / width)), Image.Resampling.BICUBIC)
-    return image.point([min(255, value + number % 16) for value in range(256)])
+    smooth = image.resize((width, round(megapixels * 1e6 / width)), Image.Resampling.BICUBIC)
+    grain = np.random.default_rng(number).standard_normal((smooth.height, smooth.width), dtype=np.float32)
+    return Image.fromarray((np.asarray(smooth) + _GRAIN * grain).clip(0, 255).astype(np.uint8))
 
 
 def run_command(words: list[str]) -> tuple[float, float]:

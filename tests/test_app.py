@@ -189,31 +189,6 @@ def test_settings_reach_the_pipeline(visitor: Visitor) -> None:
     assert name == "camera-colour-7.jpg" and np.ptp(pixels(data).astype(int), axis=-1).max() <= 2
 
 
-def test_a_painted_colour_comes_out_where_it_was_painted(visitor: Visitor, tmp_path: Path) -> None:
-    Image.new("L", (200, 200), 120).save(tmp_path / "plain.png")
-    visitor.give_and_see(tmp_path / "plain.png")
-    visitor.page.get_by_text("Colours you know").click()
-    canvas = visitor.page.locator("canvas").first
-    canvas.scroll_into_view_if_needed()
-    visitor.page.wait_for_timeout(2000)  # the photo arrives on the canvas
-    box = canvas.bounding_box()
-    assert box is not None
-    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    visitor.page.mouse.move(*middle)
-    visitor.page.mouse.down()
-    visitor.page.mouse.move(middle[0] + 20, middle[1], steps=8)
-    visitor.page.mouse.up()
-    visitor.page.wait_for_timeout(1000)  # the editor sends a stroke after a pause
-    visitor.page.get_by_label("number input for Variants").fill("1")
-    visitor.page.get_by_label("number input for Variants").press("Tab")
-    visitor.colorize(last_seed=0)
-    _, data = visitor.download("Download seed 0 at full size")
-    lab = skimage_color.rgb2lab(pixels(data))
-    expected = skimage_color.rgb2lab(np.array([[[0x8A, 0x3B, 0x2E]]], np.uint8))[0, 0, 1:]  # the brush's first colour
-    assert np.abs(lab[100, 100, 1:] - expected).max() < 2
-    assert np.linalg.norm(lab[10, 10, 1:] - expected) > 5
-
-
 def test_sixteen_bit_tiff_is_shown_and_stays_a_tiff(visitor: Visitor, tmp_path: Path) -> None:
     ramp = np.tile(np.linspace(0, 65535, 200).astype(np.uint16), (90, 1))
     Image.fromarray(ramp).save(tmp_path / "scan.tif")

@@ -278,17 +278,24 @@ def test_shards_give_what_one_run_gives(run) -> None:
     assert "5 were done before" in run("in", "-o", "out", "-r").stdout  # one process goes on where two began
 
 
-def test_two_processes_give_what_one_gives(run, checkpoint: Path, tmp_path: Path) -> None:
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+# With --cpu accelerate would run one process (see docs/archive.md)
+ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
+ACCELERATE += ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
+
+
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_two_processes_give_what_one_gives(run, checkpoint: Path, launcher: tuple[str, ...]) -> None:
     make_photos(Path("in"), 7)
     (Path("in") / "bad.png").write_text("not a photo")
     assert run("in", "-o", "whole", "-r").exit_code == 1
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+            *(sys.executable, "-m", *launcher),
             *("-m", "colorized_pipeline", "colorize", "in", "-o", "out", "-r", "--device", "cpu"),
             *("--checkpoint", str(checkpoint)),
         ],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
     )

