@@ -28,6 +28,7 @@ format:
 
 figures:  ## the pictures of README and theory; PHOTOS=... gives photos for the curves; needs Debian's chromium
 	$(PYTHON) scripts/make_figures.py
+	$(PYTHON) scripts/make_hint_figure.py
 	$(PYTHON) scripts/make_theory_figures.py $(if $(PHOTOS),--photos $(PHOTOS))
 	$(PYTHON) scripts/screenshot_app.py
 

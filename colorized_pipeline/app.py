@@ -26,6 +26,7 @@ from .color import rgb_to_lab
 from .doubt import draw_map
 from .files import PHOTO_SUFFIXES
 from .files import Job as Copy
+from .hints import Hint
 from .scans import open_scan
 from .variants import order_by_typicality, spread
 
@@ -123,6 +124,7 @@ def _build_photo_tab(worker: "Worker", limits: Limits) -> None:
             # gradio would decode the upload itself, with its own errors and without the 16 bits of a scan
             photo.preprocess = lambda payload: payload.path if payload else None  # type: ignore[method-assign]
             settings = _build_settings(worker)
+            painting = _build_painting()
             variants = gr.Slider(1, limits.variants, value=3, step=1, label="Variants", info="One a seed, counted up.")
             start = gr.Button("Colorize", variant="primary")
         with gr.Column(min_width=300):
@@ -155,9 +157,10 @@ def _build_photo_tab(worker: "Worker", limits: Limits) -> None:
 
     quiet: dict[str, Any] = dict(api_visibility="private", show_progress="hidden")
     photo.upload(worker.receive, photo, [photo, arrival], **quiet)
+    photo.change(lambda shown: shown, photo, painting, queue=False, **quiet)
     start.click(
         worker.colorize,
-        [photo, arrival, *settings, variants],
+        [photo, arrival, painting, *settings, variants],
         [slider, gallery, download, job, doubt],
         concurrency_id="worker",
         concurrency_limit=1,
@@ -193,6 +196,27 @@ def _build_batch_tab(worker: "Worker", limits: Limits) -> None:
     )
 
 
+def _build_painting() -> gr.ImageEditor:
+    """Where a visitor paints the colours that are known onto the photo."""
+    with gr.Accordion("Colours you know", open=False):
+        gr.Markdown("Pick a colour and paint where it belongs; a few strokes do. The rest of the photo follows.")
+        return gr.ImageEditor(
+            type="pil",
+            show_label=False,
+            sources=[],
+            transforms=[],
+            layers=False,
+            brush=gr.Brush(
+                default_size=12,
+                colors=["#8a3b2e", "#b08d57", "#4f7942", "#6fa8dc", "#d9b38c", "#7a1f2b"],
+                default_color="#8a3b2e",
+                color_mode="defaults",
+            ),
+            canvas_size=(480, 360),
+            buttons=[],
+        )
+
+
 def _build_settings(worker: "Worker") -> list[Any]:
     steps = worker.pipe.config.default_steps
     return [
@@ -225,6 +249,7 @@ class Worker:
         self,
         shown: str | None,
         arrival: Arrival | None,
+        painting: dict[str, Any] | None,
         steps: int,
         seed: int,
         intensity: float,
@@ -243,12 +268,13 @@ class Worker:
         with _messages_for_visitors(str(photo)):
             folder = tempfile.TemporaryDirectory(prefix="colorized-app-")
             job = Job(folder, before=self._preview(photo), files=[], previews=[], seeds=[])
+            hints = self._read_painting(painting, photo)
             for number in range(variants):
                 chosen = int(seed) + number
                 desc = f"variant {number + 1} of {variants}"
                 bar = _StepBar(progress, steps=steps, number=number, jobs=variants, desc=desc)
                 target = Path(folder.name) / f"{photo.stem}-colour-{chosen}{_suffix(photo)}"
-                settings = self._settings(steps=steps, seed=chosen, intensity=intensity, batch_size=1)
+                settings = self._settings(steps=steps, seed=chosen, intensity=intensity, batch_size=1, hints=hints)
                 for outcome in Batch(self.pipe, settings).run([Copy(photo, target, Path(photo.name))], on_step=bar):
                     if outcome.state == "failed":
                         raise ValueError(outcome.message)
@@ -305,7 +331,21 @@ class Worker:
         button = gr.DownloadButton("Download ZIP", value=str(archive) if done else None, interactive=bool(done))
         return "\n".join(lines), button, folder
 
-    def _settings(self, *, steps: int, seed: int, intensity: float, batch_size: int = 4) -> Settings:
+    def _read_painting(self, painting: dict[str, Any] | None, photo: Path) -> tuple[Hint, ...]:
+        """What was painted, at the photo's own size."""
+        layers = [layer.convert("RGBA") for layer in (painting or {}).get("layers", ()) if layer is not None]
+        painted = [layer for layer in layers if layer.getchannel("A").point([0] * 128 + [255] * 128).getbbox()]
+        if not painted:
+            return ()
+        whole = painted[0]
+        for layer in painted[1:]:
+            whole = Image.alpha_composite(whole, layer)
+        height, width = open_scan(photo, pages="first", max_megapixels=self.limits.megapixels).sizes[0]
+        return (whole.resize((width, height), Image.Resampling.NEAREST),)
+
+    def _settings(
+        self, *, steps: int, seed: int, intensity: float, batch_size: int = 4, hints: tuple[Hint, ...] = ()
+    ) -> Settings:
         return Settings(
             seed=int(seed),
             steps=int(steps),
@@ -316,6 +356,7 @@ class Worker:
             scheduler=type(self.pipe.scheduler).__name__,
             batch_size=batch_size,
             max_megapixels=self.limits.megapixels,
+            hints=hints,
         )
 
     def _preview(self, photo: Path) -> Image.Image:

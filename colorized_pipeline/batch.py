@@ -30,8 +30,9 @@ from .borders import find_picture
 from .copies import FORMATS, MAX_XMP, ColourPage, is_deep, write_copy
 from .doubt import draw_map, draw_sheet, spread_map
 from .files import Job, check_inside, output_format, result_files, write_atomically
+from .hints import Hint, HintMap, describe_hints
 from .labels import Label, build_xmp
-from .pipeline import ColorizationPipeline, Lightness, WorkingPhoto, compose, seen_chroma
+from .pipeline import ColorizationPipeline, Lightness, WorkingPhoto, compose, impose_hints, seen_chroma
 from .provenance import Signer
 from .scans import Metadata, Scan, hash_file, open_scan, peek_pixels
 from .variants import order_by_typicality
@@ -59,6 +60,8 @@ class Settings:
         variants: colourings that are drawn of each photo, with seeds counted up from ``seed``.
         consensus: what is kept of several variants: ``"medoid"``, the most typical, or ``"mean"``; all if empty.
         uncertainty: also a map of how far the variants differ.
+        hints: known colours, for a single picture; see :class:`ColorizationPipeline`.
+        reference: a colour photo whose palette the results get.
     """
 
     seed: int
@@ -84,12 +87,20 @@ class Settings:
         """Colour copies that are written of each photo."""
         return 1 if self.consensus else self.variants
 
+    hints: tuple[Hint, ...] = ()
+    reference: Path | None = None
+
     def record(self) -> dict[str, Any]:
         """What must be equal for a result to count as done."""
         names = ("seed", "steps", "guidance", "intensity", "working_size", "checkpoint", "scheduler", "batch_size")
         several = ("variants", "consensus", "uncertainty") if self.variants > 1 else ()
         names = (*names, "pages", "mark", "borders", "signed", "engine", *several)
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | self.guides()
+
+    def guides(self) -> dict[str, list[str] | str]:
+        """The hints in words and the reference photo's hash, as far as there are any."""
+        hints = {"hints": describe_hints(self.hints)} if self.hints else {}
+        return hints | ({"reference_sha256": hash_file(self.reference)} if self.reference else {})
 
 
 def derive_seed(seed: int, sha256: str, page: int = 0) -> int:
@@ -209,6 +220,7 @@ class _Open:
     job: Job
     scan: Scan
     working: list[WorkingPhoto]
+    hints: list[HintMap | None]
     seeds: list[int]
     gray: np.ndarray | None  # of a photo with one page; pages of several are read again when they are written
     format_name: str
@@ -252,6 +264,7 @@ class Batch:
         if pipe.device.type == "cpu":  # where the network's work is most of the work
             self.samplers, readers = _cores(), max(1, _cores() // 4)
             torch.set_num_threads(1)
+        self._palette = pipe.read_palette(settings.reference) if settings.reference else None
         self._thread = threading.local()
         self._readers = ThreadPoolExecutor(readers, "read")
         self._networks = ThreadPoolExecutor(self.samplers, "sample")
@@ -364,6 +377,11 @@ class Batch:
                 f"{job.source} has {len(scan.sizes)} pages and {job.target.name} holds one: "
                 "save as .tif, or take the first page with --pages first"
             )
+        if settings.hints and len(scan.sizes) > 1:
+            raise ValueError(
+                f"{job.source} has {len(scan.sizes)} pages, and hints are places on one picture: "
+                "take the first with --pages first"
+            )
         if len(scan.sizes) > 1 and settings.uncertainty:
             raise ValueError(
                 f"{job.source} has {len(scan.sizes)} pages and a map of doubt shows one: "
@@ -371,13 +389,14 @@ class Batch:
             )
         bases = range(settings.seed, settings.seed + settings.variants)
         seeds = [derive_seed(base, scan.sha256, page) for page in range(len(scan.sizes)) for base in bases]
-        working, gray = [], None
+        working, gray, hints = [], None, []
         for page in range(len(scan.sizes)):
             gray = scan.read_page(page)
             photo = Lightness(gray)
             box = find_picture(photo) if settings.borders else None
             working += [self.pipe.prepare(photo, working_size=settings.working_size, box=box)] * settings.variants
-        return _Open(job, scan, working, seeds, gray if len(scan.sizes) == 1 else None, format_name, started)
+            hints.append(self.pipe.map_hints(settings.hints, photo, working[-1]))
+        return _Open(job, scan, working, hints, seeds, gray if len(scan.sizes) == 1 else None, format_name, started)
 
     def _check_target(self, job: Job) -> str | None:
         """The photo's hash, if the manifest knows it. Raises if the photo is done, or its result would destroy a file.
@@ -421,12 +440,15 @@ class Batch:
             self._thread.pipe = copy.copy(self.pipe)  # same weights; a scheduler counts its steps, so each its own
             self._thread.pipe.scheduler = copy.deepcopy(self.pipe.scheduler)
         filled = batch + batch[-1:] * (self.settings.batch_size - len(batch))
+        lightness = torch.stack([photo.working[page].lightness for photo, page in filled])
+        hints = [photo.hints[page // self.settings.variants] for photo, page in filled]
         return self._thread.pipe.draw_chroma(
-            torch.stack([photo.working[page].lightness for photo, page in filled]),
+            lightness,
             num_inference_steps=self.settings.steps,
             guidance_scale=self.settings.guidance,
             generators=[torch.Generator().manual_seed(photo.seeds[page]) for photo, page in filled],
             on_step=on_step,
+            steer=self._thread.pipe.steer(lightness, hints=hints, palette=self._palette),
         )
 
     def _write(self, photo: _Open) -> None:
@@ -461,11 +483,16 @@ class Batch:
         count = self.settings.variants
         return torch.stack([photo.chroma[page * count + i] for i in range(count)])
 
+    def _shown(self, photo: _Open, page: int, chroma: torch.Tensor) -> tuple[torch.Tensor, WorkingPhoto]:
+        """Drawn chroma ``[..., 2, h, w]`` of a page with intensity and hints, and how its grid lies on the photo."""
+        working = photo.working[page * self.settings.variants]
+        return impose_hints(chroma * self.settings.intensity, photo.hints[page], working=working)
+
     def _write_doubt(self, photo: _Open) -> float:
         """Write the map of how far a photo's variants differ; returns its mean, ΔE*ab."""
         assert photo.gray is not None
-        chroma = self._variants(photo, 0) * self.settings.intensity
-        spread = spread_map(photo.gray, chroma, photo.working[0])
+        chroma, place = self._shown(photo, 0, self._variants(photo, 0))
+        spread = spread_map(photo.gray, chroma, place)
         image = draw_map(spread, photo.gray.shape, variants=self.settings.variants)
         mean = round(float(spread.mean()), 3)
         self._write_extra(photo, self._files(photo.job)[-1], lambda stream: image.save(stream, "PNG"), mean)
@@ -476,8 +503,8 @@ class Batch:
         gray = photo.gray if photo.gray is not None else photo.scan.read_page(0)
         captions = [f"{number}: seed {one.base_seed}" for number, one in enumerate(pictures, start=1)]
         captions[0] += ", most typical"
-        chroma = [one.chroma[0] * self.settings.intensity for one in pictures]
-        sheet = np.asarray(draw_sheet(gray, chroma, photo.working[0], captions=captions))
+        chroma, place = self._shown(photo, 0, torch.stack([one.chroma[0] for one in pictures]))
+        sheet = np.asarray(draw_sheet(gray, list(chroma), place, captions=captions))
         page = ColourPage(sheet.shape[0], sheet.shape[1], [torch.from_numpy(sheet.copy()).movedim(-1, 0) / 255])
         xmp = build_xmp(self._describe(photo, Picture(photo.job.target, [], photo.seeds, self.settings.seed)))
 
@@ -545,10 +572,9 @@ class Batch:
     def _pages(self, photo: _Open, picture: Picture) -> Iterator[ColourPage]:
         for page, drawn in enumerate(picture.chroma):
             lightness = Lightness(photo.gray if photo.gray is not None else photo.scan.read_page(page))
-            working = photo.working[page * self.settings.variants]
-            chroma = drawn * self.settings.intensity
+            chroma, place = self._shown(photo, page, drawn)
             deep = is_deep(photo.format_name, photo.scan.bits)
-            strips = compose(lightness, chroma, working=working, deep=deep)
+            strips = compose(lightness, chroma, working=place, deep=deep)
             yield ColourPage(lightness.height, lightness.width, strips)
 
     def _describe(self, photo: _Open, picture: Picture) -> Label:
@@ -570,6 +596,8 @@ class Batch:
                 "Engine": settings.engine,
                 "CheckpointSHA256": settings.checkpoint,
                 **averaged,
+                **({"Hints": "; ".join(describe_hints(settings.hints))} if settings.hints else {}),
+                **({"ReferenceSHA256": hash_file(settings.reference)} if settings.reference else {}),
             },
         )
 

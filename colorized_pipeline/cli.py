@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from . import DEFAULT_CHECKPOINT, ColorizationPipeline, __version__
 from .batch import Batch, Manifest, Settings, hash_checkpoint, partial_folder
 from .files import find_photos, plan_jobs, result_files
+from .hints import Hint, parse_hint
 from .hub import loading_reason
 from .inspection import compare_with_source, describe, restore_grey
 from .provenance import Signer
@@ -153,6 +154,26 @@ def colorize(
         FileFormat, typer.Option("--format", help="File format of results in a folder; tif and png hold 16 bits.")
     ] = FileFormat.same,
     pages: Annotated[Pages, typer.Option(help="Which pages of a TIFF.")] = Pages.all,
+    hint: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A colour you know, for a single photo: X,Y,RADIUS:COLOUR or LEFT,TOP,RIGHT,BOTTOM:COLOUR in pixels "
+            'of the upright photo, COLOUR a CSS name, #hex or lab(L a b), e.g. "120,80,25:#8a3b2e". Repeatable.',
+            show_default=False,
+        ),
+    ] = None,
+    hint_mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="Colours you know, as a picture of the photo's size: painted where known, and transparent (or black, "
+            "if it has no transparency) elsewhere.",
+            show_default=False,
+        ),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="A colour photo, e.g. of the same place, whose palette results get.", show_default=False),
+    ] = None,
     mark: Annotated[bool, typer.Option("--mark", help='Write "colorized" small into the lower right corner.')] = False,
     borders: Annotated[
         bool, typer.Option("--grey-borders/--colour-borders", help="Leave plain mounts and padding grey.")
@@ -203,13 +224,20 @@ def colorize(
     try:
         if engine and (precision or device not in (None, "cpu")):
             raise ValueError("--engine has its own precision and runs on the cpu: leave out --precision and --device")
+        if engine and (hint or hint_mask):
+            raise ValueError("hints need derivatives of the network, which --engine hasn't: leave it out")
         signer = _make_signer(c2pa_certificate, c2pa_key)
+        hints = _read_hints(hint or [], hint_mask)
+        if reference and not reference.is_file():
+            raise FileNotFoundError(f"--reference: {reference}: no such file")
         found = find_photos(photos, recursive=recursive, output=output)
         suffix = "" if file_format is FileFormat.same else f".{file_format.value}"
         kept = consensus.value if consensus else "medoid" if uncertainty and variants is None else ""
         drawn = count_variants(variants, consensus=kept or None, uncertainty=uncertainty)
         files = partial(result_files, copies=1 if kept else drawn, doubt=uncertainty)
         jobs = plan_jobs(found, output, inputs=photos, recursive=recursive, suffix=suffix, results=files)
+        if hints and len(jobs) != 1:
+            raise ValueError(f"--hint and --hint-mask are places on one photo, and here are {len(jobs)}: give one")
         part = take_part(jobs, shard=shard, device=device)
         pipe = _load_pipeline(checkpoint, "cpu" if engine else part.device or device)
         network = _choose_network(pipe, engine=engine, precision=precision)
@@ -229,6 +257,8 @@ def colorize(
             signed=signer is not None,
             max_megapixels=max_megapixels,
             engine=network,
+            hints=hints,
+            reference=reference,
             variants=drawn,
             consensus=kept,
             uncertainty=uncertainty,
@@ -264,6 +294,16 @@ def colorize(
         typer.echo(_summary(counts, len(jobs) if part.total is None else part.total, where))
     if counts["failed"]:
         raise typer.Exit(1)
+
+
+def _read_hints(hints: list[str], painting: Path | None) -> tuple[Hint, ...]:
+    try:
+        parsed: list[Hint] = [parse_hint(text) for text in hints]
+    except ValueError as error:
+        raise ValueError(f"--hint: {error}") from error
+    if painting and not painting.is_file():
+        raise FileNotFoundError(f"--hint-mask: {painting}: no such file")
+    return (*parsed, painting) if painting else tuple(parsed)
 
 
 def _choose_network(pipe: ColorizationPipeline, *, engine: Path | None, precision: Precision | None) -> str:

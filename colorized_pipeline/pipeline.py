@@ -1,16 +1,16 @@
 """The colorization pipeline: a diffusion model of P(chroma | lightness) in CIELAB.
 
 The grey photo *is* the lightness; only a*, b* are drawn by the diffusion, on a coarse grid, and joined with the
-untouched full-size lightness. This file, color.py and variants.py travel with a checkpoint to the Hub, so they import
-nothing else of this project.
+untouched full-size lightness. What travels with a checkpoint to the Hub (``CODE_FILES``) imports nothing else of this
+project.
 """
 
 import inspect
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,14 +34,18 @@ from .color import (
     upsample_columns,
     upsample_rows,
 )
+from .hints import Hint, HintMap, map_hints
+from .steering import HintSteer, Palette, PaletteSteer, Steer, SteerInTurn, fit_palette, steered_prediction
 from .variants import check_answers, count_variants, order_by_typicality, spread
 
 PhotoInput = str | Path | PIL.Image.Image | np.ndarray | torch.Tensor
 
-CODE_FILES = ("pipeline.py", "color.py", "variants.py")  # what travels with a checkpoint
+# What travels with a checkpoint
+CODE_FILES = ("pipeline.py", "color.py", "hints.py", "steering.py", "variants.py")
 
 _LONGEST_OVER_WORKING_SIZE = 16  # a strip that is longer than this is scaled down to it and padded
 _ENCODER_STRIDE = 32  # ImageNet networks halve their input five times
+_NEARLY_GREY = 2.0  # a mean chroma below it is no palette
 _STRIP_PIXELS = 2**17  # full-size conversion goes by strips of about this many pixels: fastest of 2^15 ... 2^20
 
 
@@ -236,6 +240,8 @@ class ColorizationPipeline(DiffusionPipeline):
         intensity: float = 1.0,
         working_size: int | None = None,
         batch_size: int = 8,
+        hints: Sequence[Hint] | Sequence[Sequence[Hint] | None] | None = None,
+        reference: PhotoInput | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         num_variants: int | None = None,
@@ -259,6 +265,14 @@ class ColorizationPipeline(DiffusionPipeline):
             working_size: shorter side at which the network reads the photo, in pixels. Default: the checkpoint's.
             batch_size: photos of one working shape that are denoised together, variants counted; those of one photo
                 always are.
+            hints: colours that are known: a list of (region, colour), for a list of photos one such list (or None) a
+                photo. Region: ``(x, y, radius)`` or ``(left, top, right, bottom)`` in pixels of the upright photo, or
+                a mask picture of its size, light where the colour is. Colour: a CSS name, hex, or CIELAB
+                ``(L*, a*, b*)``; its a*, b* count, as lightness stays the photo's. Instead of a pair: a picture of
+                the photo's size, transparent (or, without transparency, black) where nothing is known. The hinted
+                places get their colour as it is, whatever ``intensity``, and the others follow.
+            reference: a colour photo, e.g. a later one of the same place, whose palette the results shall have: how
+                much of each colour, and which with which lightness.
             output_type: ``"pil"``, ``"np"`` or ``"pt"``.
             return_dict: ``False`` returns a plain tuple of the output's fields that aren't ``None``: ``(images,)``,
                 with variants ``(images, variants, seeds)``, and then the uncertainty if asked for.
@@ -292,15 +306,18 @@ class ColorizationPipeline(DiffusionPipeline):
         check_answers(self.config.objective, variants)
 
         # 2. Every accepted input becomes full-size lightness, [1, H, W] in [0, 100]
-        photos = [Lightness(_read_lightness(one)) for one in _as_list(image)]
+        palette = None if reference is None else self.read_palette(reference)
+        given = _as_list(image)
+        photos = [Lightness(_read_lightness(one)) for one in given]
         generators = self._spawn_generators(generator, len(photos))
         seeds = [_draw_seeds(one, variants) for one in generators] if variants > 1 else None
 
         # 3. Lightness at working size, padded to the UNet's stride; photos of one shape go through it together
         working = [self.prepare(photo, working_size=size) for photo in photos]
-        groups: dict[torch.Size, list[int]] = {}
+        hinted = self._map_hints(hints, photos, working, alone=given[0] is image)
+        groups: dict[tuple[torch.Size, bool], list[int]] = {}
         for index, one in enumerate(working):
-            groups.setdefault(one.lightness.shape, []).append(index)
+            groups.setdefault((one.lightness.shape, hinted[index] is not None), []).append(index)
         at_once = max(1, batch_size // variants)
         batches = [group[i : i + at_once] for group in groups.values() for i in range(0, len(group), at_once)]
 
@@ -316,6 +333,11 @@ class ColorizationPipeline(DiffusionPipeline):
                     generators=[one for i in batch for one in (_seeded(seeds[i]) if seeds else generators[i : i + 1])],
                     on_step=bar.update,
                     variants=variants,
+                    steer=self.steer(
+                        lightness.repeat_interleave(variants, dim=0),
+                        hints=[hinted[index] for index in batch for _ in range(variants)],
+                        palette=palette,
+                    ),
                 )
                 chroma.update(zip(batch, drawn.split(variants), strict=True))
 
@@ -323,7 +345,7 @@ class ColorizationPipeline(DiffusionPipeline):
         images, pictures, maps = [], [], []
         deep = output_type != "pil"
         for index, photo in enumerate(photos):
-            place, drawn = working[index], chroma[index] * intensity
+            drawn, place = impose_hints(chroma[index] * intensity, hinted[index], working=working[index])
             if seeds:
                 order = order_by_typicality(seen_chroma(drawn, working=place))
                 drawn, seeds[index] = drawn[order], [seeds[index][i] for i in order]
@@ -382,11 +404,12 @@ class ColorizationPipeline(DiffusionPipeline):
         guidance_scale: float = 1.0,
         on_step: Callable[[], object] | None = None,
         variants: int = 1,
+        steer: Steer | None = None,
     ) -> torch.Tensor:
         """Sample a*, b* ``[B, 2, h, w]`` in CIELAB units for lightness ``[B, 1, h * f, w * f]``, noise to picture.
 
         One generator a row; ``on_step`` is called after each denoising step. Each ``variants`` rows in turn are one
-        photo repeated, and its image encoder's work is done once.
+        photo repeated, and its image encoder's work is done once. ``steer`` corrects each guess of x_0.
         """
         device = self._execution_device
         condition = self.condition(lightness[::variants].to(device)).repeat_interleave(variants, dim=0)  # [B, C, h, w]
@@ -406,7 +429,18 @@ class ColorizationPipeline(DiffusionPipeline):
         chroma = chroma * self.scheduler.init_noise_sigma
         for timestep in self.scheduler.timesteps:
             noisy = self.scheduler.scale_model_input(chroma, timestep)
-            predicted = self.predict(noisy, timestep, condition=condition, guidance_scale=guidance_scale)
+            answer = partial(self.predict, timestep=timestep, condition=condition, guidance_scale=guidance_scale)
+            if steer is None:
+                predicted = answer(noisy)
+            else:
+                predicted, moved = steered_prediction(
+                    answer,
+                    noisy,
+                    steer=steer,
+                    alpha_bar=self.scheduler.alphas_cumprod[int(timestep)].to(noisy),
+                    prediction_type=self.scheduler.config.prediction_type,
+                )
+                chroma = chroma + (moved - noisy) * (chroma.norm() / noisy.norm())
             # The sampler's sums stay in float32: half precision would add its own noise at every step.
             chroma = self.scheduler.step(predicted, timestep, chroma, **extra).prev_sample
             if on_step:
@@ -432,6 +466,81 @@ class ColorizationPipeline(DiffusionPipeline):
         answers = self.unet(torch.cat((told, untold)), both).sample.float()
         with_condition, without = answers.chunk(2)
         return without + guidance_scale * (with_condition - without)
+
+    def steer(
+        self, lightness: torch.Tensor, *, hints: Sequence[HintMap | None] = (), palette: Palette | None = None
+    ) -> Steer | None:
+        """What steers the drawing of a batch towards its photos' hints or a palette; None without any.
+
+        Raises:
+            ValueError: if this checkpoint or its scheduler can't be steered.
+        """
+        given = next((one for one in hints if one is not None), None)
+        if given is None and palette is None:
+            return None
+        if self.config.objective != "diffusion":
+            raise ValueError("hints and reference need a diffusion checkpoint; this one is a regression, in one pass")
+        if not hasattr(self.scheduler, "alphas_cumprod"):
+            raise ValueError(f"hints and reference don't work with {type(self.scheduler).__name__}; use DDPMScheduler")
+        factor, scale, device = self.config.luma_factor, self.config.chroma_scale, self._execution_device
+        steers: list[Steer] = []
+        if palette is not None:
+            steers.append(PaletteSteer(palette, F.avg_pool2d(lightness, factor).to(device), scale=scale))
+        if given is not None:
+            nothing = HintMap(torch.zeros_like(given.chroma), torch.zeros_like(given.known))
+            targets, shares = zip(*((one or nothing).on_grid(factor) for one in hints), strict=True)
+            steers.append(HintSteer(torch.stack(targets).to(device) / scale, torch.stack(shares).to(device)))
+        return steers[0] if len(steers) == 1 else SteerInTurn(steers)
+
+    def read_palette(self, reference: PhotoInput) -> Palette:
+        """The palette of a colour photo, seen on a grid as coarse as that on which chroma is drawn.
+
+        Raises:
+            ValueError, TypeError: if it can't be read or is grey.
+        """
+        try:
+            pixels = _read_pixels(reference)
+        except ValueError as error:
+            raise ValueError(f"reference: {error}") from error
+        edge = self.config.working_size // self.config.luma_factor
+        shrink = edge / min(pixels.shape[-2:])
+        size = [max(1, round(length * shrink)) for length in pixels.shape[-2:]]
+        small = F.interpolate(pixels[None, :3], size, mode="bilinear", antialias=True)
+        lab = rgb_to_lab(small.expand(-1, 3, -1, -1))
+        if lab[:, 1:].norm(dim=1).mean() < _NEARLY_GREY:
+            raise ValueError("reference is grey or nearly so: give a colour photo")
+        return fit_palette(lab[:, :1], lab[:, 1:])
+
+    def map_hints(self, hints: Sequence[Hint], photo: Lightness, working: WorkingPhoto) -> HintMap | None:
+        """Hints placed on a photo's working picture; None without any. Raises ``ValueError`` or ``TypeError``."""
+        if len(hints) == 0:
+            return None
+        top, left, bottom, right = working.box
+        return map_hints(
+            hints,
+            size=(photo.height, photo.width),
+            box=working.box,
+            rows=round((bottom - top) / working.cell[0] * self.config.luma_factor),
+            columns=round((right - left) / working.cell[1] * self.config.luma_factor),
+            padded=(working.lightness.shape[-2], working.lightness.shape[-1]),
+        )
+
+    def _map_hints(
+        self, hints: Any, photos: Sequence[Lightness], working: Sequence[WorkingPhoto], *, alone: bool
+    ) -> list[HintMap | None]:
+        """The argument ``hints`` of a call, one map or None a photo."""
+        if hints is None:
+            return [None] * len(photos)
+        each = [hints] if alone else hints
+        if not isinstance(each, (list, tuple)) or len(each) != len(photos):
+            raise ValueError(f"hints must be a list with a list of hints (or None) for each of {len(photos)} photos")
+        maps = []
+        for index, one in enumerate(each):
+            try:
+                maps.append(self.map_hints(one or [], photos[index], working[index]))
+            except (ValueError, TypeError) as error:
+                raise error if alone else type(error)(f"photo {index}: {error}") from error
+        return maps
 
     def prepare(
         self, photo: Lightness, *, working_size: int | None = None, box: tuple[int, int, int, int] | None = None
@@ -490,10 +599,16 @@ def _as_list(image: PhotoInput | Sequence[PhotoInput]) -> list[PhotoInput]:
 
 def _read_lightness(image: PhotoInput) -> torch.Tensor:
     """Any accepted photo to L* ``[1, H, W]`` in [0, 100], float32 on the CPU."""
+    pixels = _read_pixels(image)
+    return gray_to_lightness(pixels) if pixels.shape[0] == 1 else rgb_to_lab(pixels[:3])[:1]
+
+
+def _read_pixels(image: PhotoInput) -> torch.Tensor:
+    """Any accepted photo to gamma-encoded values ``[1, 3 or 4, H, W]`` in [0, 1], float32 on the CPU."""
     if isinstance(image, (str, Path)):
         decoded = _decode_file(image)
         try:
-            return _read_lightness(decoded)
+            return _read_pixels(decoded)
         except ValueError as error:
             raise ValueError(f"{image}: {error}") from error
     if isinstance(image, PIL.Image.Image):
@@ -517,9 +632,7 @@ def _read_lightness(image: PhotoInput) -> torch.Tensor:
             f"image has shape {tuple(pixels.shape)} (channels first); expected [H, W], or 1, 3 or 4 channels: "
             "arrays as [H, W, C], tensors as [C, H, W]"
         )
-    if pixels.shape[0] == 1:
-        return gray_to_lightness(pixels)
-    return rgb_to_lab(pixels[:3])[:1]
+    return pixels
 
 
 def _decode_file(file: str | Path) -> PIL.Image.Image:
@@ -610,6 +723,17 @@ def compose(
                 columns, max(start, top) - top, min(stop, bottom) - top, working.cell[0]
             )
         yield lab_to_displayable_rgb(lab) if deep else lab_to_rgb8(lab)
+
+
+def impose_hints(
+    chroma: torch.Tensor, hints: HintMap | None, *, working: WorkingPhoto
+) -> tuple[torch.Tensor, WorkingPhoto]:
+    """Drawn chroma ``[..., 2, h, w]`` with its hints exactly as given, and how the finer grid that it takes lies."""
+    if hints is None:
+        return chroma, working
+    factor = hints.known.shape[-1] // chroma.shape[-1]
+    cell = (working.cell[0] / factor, working.cell[1] / factor)
+    return hints.impose(chroma, factor), replace(working, cell=cell)
 
 
 def seen_chroma(chroma: torch.Tensor, *, working: WorkingPhoto) -> torch.Tensor:

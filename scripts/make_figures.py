@@ -35,15 +35,15 @@ def column(name: str) -> list[tuple[str, Image.Image]]:
     return [(caption, picture.resize(size, Image.Resampling.LANCZOS)) for caption, picture in pictures]
 
 
-def sheet(columns: list[list[tuple[str, Image.Image]]]) -> Image.Image:
+def sheet(columns: list[list[tuple[str, Image.Image]]], *, height: int = HEIGHT) -> Image.Image:
     """Photos beside one another, their pictures below one another."""
     width = sum(pictures[0][1].width + GAP for pictures in columns) - GAP
     rows = len(columns[0])
-    result = Image.new("RGB", (width, rows * (HEIGHT + CAPTION)), "white")
+    result = Image.new("RGB", (width, rows * (height + CAPTION)), "white")
     draw, left = ImageDraw.Draw(result), 0
     for pictures in columns:
         for row, (caption, picture) in enumerate(pictures):
-            top = row * (HEIGHT + CAPTION)
+            top = row * (height + CAPTION)
             if np.asarray(picture).any():
                 result.paste(picture, (left, top + CAPTION))
             draw.text((left + 2, top + 3), caption, fill="black")

@@ -79,7 +79,7 @@ def pushed(hub: LocalHub, client: Client, checkpoint: Path) -> dict[str, bytes]:
 
 
 def test_push_uploads_the_pipeline_its_code_card_and_picture(pushed: dict[str, bytes], checkpoint: Path) -> None:
-    code = ("pipeline.py", "color.py", "variants.py")
+    code = ("pipeline.py", "color.py", "hints.py", "steering.py", "variants.py")
     assert set(pushed) == {*PARTS, *WEIGHTS, *code, "README.md", "samples.jpg"}
     for name in (*PARTS, *WEIGHTS):
         assert pushed[name] == (checkpoint / name).read_bytes(), name

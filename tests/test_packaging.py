@@ -40,7 +40,17 @@ def test_wheel_holds_code_checkpoint_and_command(wheel: Path) -> None:
         names = set(archive.namelist())
         entry_points = archive.read(next(n for n in names if n.endswith("entry_points.txt"))).decode()
     others = ("model_card_template.md", "examples/README.md", *(f"examples/{file.name}" for file in EXAMPLES))
-    code = ("__init__.py", "cli.py", "pipeline.py", "color.py", "variants.py", "hub.py", "app.py")
+    code = (
+        "__init__.py",
+        "cli.py",
+        "pipeline.py",
+        "color.py",
+        "hints.py",
+        "steering.py",
+        "variants.py",
+        "hub.py",
+        "app.py",
+    )
     for name in (*code, *others, *(f"checkpoint/{part}" for part in PARTS)):
         assert f"colorized_pipeline/{name}" in names
     assert "colorized = colorized_pipeline.cli:main" in entry_points

@@ -89,7 +89,16 @@ def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_files_of_a_run(finished: Path) -> None:
     assert {path.name for path in finished.iterdir()} == {
         *("checkpoint-3", "checkpoint-6", "best", "logs", "samples", "run.json", "validation.jsonl"),
-        *("model_index.json", "unet", "scheduler", "pipeline.py", "color.py", "variants.py"),
+        *(
+            "model_index.json",
+            "unet",
+            "scheduler",
+            "pipeline.py",
+            "color.py",
+            "hints.py",
+            "steering.py",
+            "variants.py",
+        ),
     }
     rows = [json.loads(line) for line in (finished / "validation.jsonl").read_text().splitlines()]
     assert [(row["step"], row["photos_seen"]) for row in rows] == [(3, 12), (6, 24)]

@@ -1,0 +1,191 @@
+"""Steering the reverse diffusion towards what is known of the colours, without retraining. Travels to the Hub.
+
+At each step the network's guess of the clean chroma x_0 is corrected before the sampler uses it. A correction at one
+place moves the others through the network itself: the covariance of x_0 given x_t is sigma_t^2 / sqrt(alpha_bar_t)
+times the Jacobian of the guess (Efron 2011; Song et al. 2023, ΠGDM; Chung et al. 2023, DPS), so one product of the
+Jacobian with the error at the hints says how everything else would move along.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import torch
+
+_RIDGE = 0.01  # variance, in CIELAB units squared, below which a colour or a lightness counts as constant
+_STRETCH = 3.0  # a palette may become so much wider at most: early guesses are nearly grey
+_SEEN = 1.5  # standard deviations of a photo's lightness around its mean, in which its palette holds
+_AGREEMENT = 0.3  # least cosine between the error at the hints and what the network's correction would do there
+
+
+class Steer(Protocol):
+    """Corrects a prediction of x_0. ``clean`` depends on ``noisy``, through the network, for automatic derivatives."""
+
+    needs_network: bool  # whether it takes derivatives through the network
+
+    def __call__(self, clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
+        """The guess ``[B, 2, h, w]`` as it should be; both in units of ``chroma_scale``."""
+
+
+class HintSteer:
+    """Pulls x_0 to hinted colours and lets the rest of the picture follow.
+
+    Args:
+        target: hinted a*, b* ``[B, 2, h, w]`` over ``chroma_scale``.
+        share: how much of each cell is hinted ``[B, 1, h, w]``, 0 to 1.
+    """
+
+    needs_network = True
+
+    def __init__(self, target: torch.Tensor, share: torch.Tensor) -> None:
+        self.target, self.share = target, share
+        self.weight = share / share.sum((2, 3), keepdim=True).clamp(min=1e-6)  # sums to 1 over a hinted photo
+
+    def __call__(self, clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
+        error = self.target - clean.detach()
+        moved = clean.detach() + self._follow(clean, noisy, error)
+        return torch.lerp(moved, self.target, self.share)
+
+    def _follow(self, clean: torch.Tensor, noisy: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
+        """What the whole picture does when its hinted cells move by ``error``: one step of conjugate gradients.
+
+        The length of the step is the one that best removes the error, so there is no strength to choose. No cell moves
+        further than the hinted ones, and none moves where the network's answer doesn't point along the error: near
+        pure noise it knows nothing.
+        """
+        (direction,) = torch.autograd.grad(clean, noisy, self.weight * error)
+        weighted = self.weight * error
+        size = _sum(weighted * error)
+        along = _sum(weighted * direction)
+        there = _sum(self.weight * direction.square())
+        agrees = along > _AGREEMENT * (size * there).sqrt()
+        move = torch.where(agrees, size / along, 0.0) * direction
+        length = move.norm(dim=1, keepdim=True).clamp(min=1e-9)
+        return move * (size.sqrt() / length).clamp(max=1)
+
+
+@dataclass(frozen=True)
+class Palette:
+    """How chroma goes with lightness: a*, b* are ``offset + slope * L*``, and vary around that with ``covariance``.
+
+    Attributes:
+        offset, slope: ``[B, 2]``, CIELAB units, and those per unit of L*.
+        covariance: ``[B, 2, 2]``.
+        darkest, lightest: ``[B, 1]``, the L* between which that was seen.
+    """
+
+    offset: torch.Tensor
+    slope: torch.Tensor
+    covariance: torch.Tensor
+    darkest: torch.Tensor
+    lightest: torch.Tensor
+
+    def to(self, like: torch.Tensor) -> "Palette":
+        """The same on the device and in the precision of a tensor."""
+        return Palette(*(getattr(self, part.name).to(like) for part in fields(self)))
+
+
+def fit_palette(lightness: torch.Tensor, chroma: torch.Tensor) -> Palette:
+    """The palette of each photo: least squares over the cells of L* ``[B, 1, h, w]`` and a*, b* ``[B, 2, h, w]``."""
+    level, colours = lightness.flatten(2), chroma.flatten(2)  # [B, 1, n], [B, 2, n]
+    centred = level - level.mean(2, keepdim=True)
+    slope = (colours * centred).mean(2) / (centred.square().mean(2) + _RIDGE)
+    offset = colours.mean(2) - slope * level.mean(2)
+    left = colours - offset[..., None] - slope[..., None] * level
+    middle, reach = level.mean(2), _SEEN * level.std(2, correction=0)
+    return Palette(offset, slope, left @ left.mT / level.shape[-1], middle - reach, middle + reach)
+
+
+class PaletteSteer:
+    """Gives x_0 the palette of a reference photo, by the linear map that is the optimal transport of Gaussians.
+
+    Colours are taken relative to what is usual at their lightness, in the result as in the reference, so that a
+    bright sky gets the reference's bright colours and dark ground its dark ones.
+
+    Args:
+        palette: of the reference (B = 1).
+        lightness: L* ``[B, 1, h, w]`` of the cells.
+        scale: the pipeline's ``chroma_scale``.
+        strength: share of the way that is gone at each step; the network has a say in the rest.
+    """
+
+    needs_network = False
+
+    def __init__(self, palette: Palette, lightness: torch.Tensor, *, scale: float, strength: float = 0.5) -> None:
+        self.palette, self.lightness, self.scale, self.strength = palette, lightness, scale, strength
+
+    def __call__(self, clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
+        chroma = clean.detach() * self.scale
+        own, wanted = fit_palette(self.lightness, chroma), self.palette.to(chroma)
+        level = self.lightness.flatten(2)
+        left = chroma.flatten(2) - own.offset[..., None] - own.slope[..., None] * level
+        carried = _transport(own.covariance, wanted.covariance) @ left
+        # What is lighter than anything there gets the colour of its lightest, not one extrapolated
+        seen = torch.clamp(level, wanted.darkest[..., None], wanted.lightest[..., None])
+        carried = carried + wanted.offset[..., None] + wanted.slope[..., None] * seen
+        return clean + self.strength * (carried.reshape(chroma.shape) - chroma) / self.scale
+
+
+def _transport(have: torch.Tensor, want: torch.Tensor) -> torch.Tensor:
+    """The symmetric matrix that carries N(0, have) to N(0, want), stretching nothing more than ``_STRETCH`` times."""
+    root, inverse = _power(have, 0.5), _power(have, -0.5)
+    values, vectors = torch.linalg.eigh(inverse @ _power(root @ want @ root, 0.5) @ inverse)
+    return vectors * values.clamp(max=_STRETCH)[..., None, :] @ vectors.mT
+
+
+def _power(matrix: torch.Tensor, exponent: float) -> torch.Tensor:
+    """A power of symmetric matrices ``[..., 2, 2]`` with no eigenvalue below 0."""
+    values, vectors = torch.linalg.eigh(matrix)
+    powers = (values.clamp(min=0) + _RIDGE) ** exponent
+    return vectors * powers[..., None, :] @ vectors.mT
+
+
+class SteerInTurn:
+    """Several steers, one after the other."""
+
+    def __init__(self, steers: Sequence[Steer]) -> None:
+        self.steers, self.needs_network = steers, any(steer.needs_network for steer in steers)
+
+    def __call__(self, clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
+        for steer in self.steers:
+            clean = steer(clean, noisy)
+        return clean
+
+
+def steered_prediction(
+    predict: Callable[[torch.Tensor], torch.Tensor],
+    noisy: torch.Tensor,
+    *,
+    steer: Steer,
+    alpha_bar: torch.Tensor,
+    prediction_type: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The network's prediction and ``noisy``, as they would be with x_0 as ``steer`` makes it and the same noise.
+
+    That ``noisy`` moves along, and not only the guess, carries the correction whole into the next step.
+
+    Args:
+        predict: the network, given its condition: noisy chroma ``[B, 2, h, w]`` to its prediction.
+        alpha_bar: share of the signal's variance in ``noisy``, 0 (pure noise) to 1.
+        prediction_type: the scheduler's: ``"v_prediction"``, ``"epsilon"`` or ``"sample"``.
+    """
+    signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    with torch.set_grad_enabled(steer.needs_network):
+        noisy = noisy.detach().requires_grad_(steer.needs_network)
+        predicted = predict(noisy).float()
+        if prediction_type == "v_prediction":
+            clean = signal * noisy - noise * predicted
+        elif prediction_type == "epsilon":
+            clean = (noisy - noise * predicted) / signal
+        else:
+            clean = predicted
+        steered = steer(clean, noisy).detach()
+    noisy, clean, predicted = noisy.detach(), clean.detach(), predicted.detach()
+    moved = noisy + signal * (steered - clean)
+    if prediction_type == "v_prediction":
+        predicted = predicted - (steered - clean) * noise  # v of the same noise and another x_0
+    return steered if prediction_type == "sample" else predicted, moved
+
+
+def _sum(values: torch.Tensor) -> Any:
+    return values.sum((1, 2, 3), keepdim=True)

@@ -1,0 +1,133 @@
+"""How near a reference photo's palette brings the colours of a result to it; prints a table, writes a sheet.
+
+python scripts/measure_reference.py --photos 'photos/*.parquet' --group_column scene --pairs 60 --sheet sheet.jpg
+
+Each photo gets the next photo of its class as reference. The distance of two chroma histograms is the sliced
+Wasserstein distance of their a*, b* (mean over 32 directions), in CIELAB units.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from skimage.color import deltaE_ciede2000
+
+from colorized_pipeline import load_default
+from colorized_pipeline.color import (
+    lab_to_displayable_rgb,
+    lightness_to_gray,
+    rgb_to_lab,
+    upsample_columns,
+    upsample_rows,
+)
+from colorized_pipeline.data import ColorizationDataset, open_source
+
+BATCH = 8
+
+
+def histogram_distance(first: torch.Tensor, second: torch.Tensor, *, directions: int = 32) -> float:
+    """Sliced Wasserstein distance of the colours of two chroma pictures ``[2, H, W]`` of equal size."""
+    angles = torch.arange(directions) * (torch.pi / directions)
+    lines = torch.stack((angles.cos(), angles.sin()), dim=1)
+    one, other = ((lines @ picture.flatten(1)).sort(dim=1).values for picture in (first, second))
+    return (one - other).abs().mean().item()
+
+
+def to_rgb(lab: torch.Tensor, chroma: torch.Tensor) -> torch.Tensor:
+    """A drawn grid with a photo's lightness: sRGB ``[3, H, W]``."""
+    height, width = lab.shape[-2:]
+    factor = height / chroma.shape[-2]
+    full = upsample_rows(upsample_columns(chroma, width, factor), 0, height, factor)
+    return lab_to_displayable_rgb(torch.cat((lab[:1], full)))
+
+
+def pair_up(groups: list[str], pairs: int) -> list[tuple[int, int]]:
+    """``(photo, reference)``: each photo with the next one of its group, spread evenly over the groups."""
+    members: dict[str, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    found = [
+        (number, (one, group[(number + 1) % len(group)]))
+        for group in members.values()
+        if len(group) > 1
+        for number, one in enumerate(group)
+    ]
+    return [pair for _, pair in sorted(found)][:pairs]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", nargs="+", required=True, help="parquet files of colour photos")
+    parser.add_argument("--group_column", default="scene", help="column with the class")
+    parser.add_argument("--pairs", type=int, default=60)
+    parser.add_argument("--steps", type=int, help="denoising steps; the checkpoint's default if not given")
+    parser.add_argument("--sheet", type=Path, help="picture to write: grey, plain, with reference, reference")
+    args = parser.parse_args()
+
+    pipe = load_default()
+    pipe.set_progress_bar_config(disable=True)
+    steps, size = args.steps or pipe.config.default_steps, pipe.config.working_size
+    source = open_source(args.photos)
+    every = source.labels(args.group_column, range(len(source)))
+    pairs = pair_up(every, args.pairs)
+    needed = sorted({index for pair in pairs for index in pair})
+    photos = ColorizationDataset(
+        source, resolution=size, luma_factor=pipe.config.luma_factor, augment=False, indices=needed
+    )
+    labs = {index: photos.lab(number) for number, index in enumerate(photos.kept)}
+    pairs = [pair for pair in pairs if all(index in labs for index in pair)]
+    plain: list[torch.Tensor] = []
+    steered: list[torch.Tensor] = []
+    with torch.no_grad():
+        for start in range(0, len(pairs), BATCH):
+            batch = pairs[start : start + BATCH]
+            lightness = torch.stack([labs[photo][:1] for photo, _ in batch])
+            seeds = range(start, start + len(batch))
+            drawn = pipe.draw_chroma(
+                lightness,
+                num_inference_steps=steps,
+                generators=[torch.Generator().manual_seed(seed) for seed in seeds],
+            )
+            plain += [to_rgb(labs[photo], chroma) for (photo, _), chroma in zip(batch, drawn, strict=True)]
+            for seed, (photo, reference) in zip(seeds, batch, strict=True):
+                palette = pipe.read_palette(lab_to_displayable_rgb(labs[reference]))
+                (chroma,) = pipe.draw_chroma(
+                    labs[photo][None, :1],
+                    num_inference_steps=steps,
+                    generators=[torch.Generator().manual_seed(seed)],
+                    steer=pipe.steer(labs[photo][None, :1], palette=palette),
+                )
+                steered.append(to_rgb(labs[photo], chroma))
+
+    print(f"{len(pairs)} pairs of one class, {steps} steps of {type(pipe.scheduler).__name__}, seeds 0 ...\n")
+    print("| result | histogram distance to the reference | nearer in | ΔE to the photo's truth | mean chroma |")
+    print("| --- | --- | --- | --- | --- |")
+    first = None
+    for name, results in (("without", plain), ("with reference", steered)):
+        shown = torch.stack([rgb_to_lab(rgb) for rgb in results])
+        away = torch.tensor(
+            [histogram_distance(lab[1:], labs[other][1:]) for lab, (_, other) in zip(shown, pairs, strict=True)]
+        )
+        first = away if first is None else first
+        truth = torch.stack([labs[photo] for photo, _ in pairs])
+        error = deltaE_ciede2000(shown.numpy(), truth.numpy(), channel_axis=1).mean()
+        print(
+            f"| {name} | {away.mean():.2f} ({(away.mean() / first.mean() - 1) * 100:+.0f} %) "
+            f"| {(away < first).float().mean() * 100:.0f} % | {error:.2f} | {shown[:, 1:].norm(dim=1).mean():.1f} |"
+        )
+    if args.sheet:
+        rows = []
+        for (photo, reference), before, after in zip(pairs, plain, steered, strict=True):
+            gray = lightness_to_gray(labs[photo][:1]).expand(3, -1, -1)
+            rows.append(torch.cat((gray, before, after, lab_to_displayable_rgb(labs[reference])), dim=-1))
+        columns = [torch.cat(rows[start::3], dim=-2) for start in range(3)]
+        tallest = max(column.shape[-2] for column in columns)
+        padded = [torch.nn.functional.pad(column, (0, 8, 0, tallest - column.shape[-2])) for column in columns]
+        pixels = (torch.cat(padded, dim=-1).clamp(0, 1) * 255).round().byte().movedim(0, -1).numpy()
+        Image.fromarray(np.ascontiguousarray(pixels)).save(args.sheet, quality=90)
+
+
+if __name__ == "__main__":
+    main()
