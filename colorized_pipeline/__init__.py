@@ -7,12 +7,16 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import AutoModel
+
 from .pipeline import ColorizationPipeline, ColorizationPipelineOutput
 
 __version__ = "0.1.0"
 __all__ = [
     "DEFAULT_CHECKPOINT",
     "EXAMPLES",
+    "FAST_CHECKPOINT",
     "REPOSITORY",
     "ColorizationPipeline",
     "ColorizationPipelineOutput",
@@ -24,9 +28,19 @@ __all__ = [
 REPOSITORY = "https://github.com/OWNER/colorized"
 
 DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoint"
+FAST_CHECKPOINT = Path(__file__).parent / "checkpoint_fast"  # distilled to few steps; its encoder is the default's
 EXAMPLES = tuple(sorted((Path(__file__).parent / "examples").glob("*.jpg")))  # grey photos, free to use
 
 
-def load_default(**kwargs: Any) -> ColorizationPipeline:
-    """The trained pipeline that ships inside this package; needs no network. Arguments are ``from_pretrained``'s."""
-    return ColorizationPipeline.from_pretrained(str(DEFAULT_CHECKPOINT), **kwargs)
+def load_default(*, fast: bool = False, **kwargs: Any) -> ColorizationPipeline:
+    """The trained pipeline that ships inside this package; needs no network.
+
+    Args:
+        fast: the one that was distilled to two steps: two passes of the network for twelve, and more stray colour.
+        kwargs: ``from_pretrained``'s.
+    """
+    if not fast:
+        return ColorizationPipeline.from_pretrained(str(DEFAULT_CHECKPOINT), **kwargs)
+    folder = DEFAULT_CHECKPOINT / "image_encoder"
+    kwargs.setdefault("image_encoder", AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True))
+    return ColorizationPipeline.from_pretrained(str(FAST_CHECKPOINT), **kwargs)

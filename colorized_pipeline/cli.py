@@ -19,7 +19,7 @@ import typer
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
-from . import DEFAULT_CHECKPOINT, ColorizationPipeline, __version__
+from . import DEFAULT_CHECKPOINT, FAST_CHECKPOINT, ColorizationPipeline, __version__, load_default
 from .batch import Batch, Manifest, Settings, hash_checkpoint, partial_folder
 from .files import find_photos, plan_jobs, result_files
 from .hints import Hint, parse_hint
@@ -213,6 +213,13 @@ def colorize(
             help='Folder of "colorized export": that program runs the network, on the processor.', show_default=False
         ),
     ] = None,
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast",
+            help="Draw in two passes of the network, by a distilled checkpoint: quicker, with more stray colour.",
+        ),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist already.")] = False,
 ) -> None:
     """Colorize photos: same size, same lightness, same file format, labelled as coloured by a model.
@@ -222,6 +229,8 @@ def colorize(
     """
     _silence_libraries()
     try:
+        if fast and (checkpoint or engine):
+            raise ValueError("--fast has a checkpoint of its own: leave out --checkpoint and --engine")
         if engine and (precision or device not in (None, "cpu")):
             raise ValueError("--engine has its own precision and runs on the cpu: leave out --precision and --device")
         if engine and (hint or hint_mask):
@@ -239,7 +248,7 @@ def colorize(
         if hints and len(jobs) != 1:
             raise ValueError(f"--hint and --hint-mask are places on one photo, and here are {len(jobs)}: give one")
         part = take_part(jobs, shard=shard, device=device)
-        pipe = _load_pipeline(checkpoint, "cpu" if engine else part.device or device)
+        pipe = _load_pipeline(checkpoint, "cpu" if engine else part.device or device, fast=fast)
         network = _choose_network(pipe, engine=engine, precision=precision)
         check_answers(pipe.config.objective, drawn)
         settings = Settings(
@@ -248,7 +257,7 @@ def colorize(
             guidance=pipe.config.default_guidance if guidance is None else guidance,
             intensity=intensity,
             working_size=working_size or pipe.config.working_size,
-            checkpoint=hash_checkpoint(_checkpoint_folder(checkpoint)),
+            checkpoint=hash_checkpoint(_checkpoint_folder(checkpoint, fast=fast)),
             scheduler=type(pipe.scheduler).__name__,
             batch_size=batch_size,
             pages=pages.value,
@@ -414,6 +423,7 @@ def evaluate(
     twin: Annotated[
         str | None, typer.Option(help="A checkpoint to stand beside it in the table, e.g. a regression twin.")
     ] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Also a row of the package's distilled checkpoint.")] = False,
     split: Annotated[str, typer.Option(help="Split of a dataset on the Hub.")] = "test",
     group_column: Annotated[str | None, typer.Option(help="Column of labels for a table by label.")] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Only the first so many photos.")] = None,
@@ -449,8 +459,10 @@ def evaluate(
         local = any("*" in photo or Path(photo).exists() for photo in photos)
         source = open_source(photos) if local else open_hub_source(photos[0], split=split)
         pipe = _load_pipeline(checkpoint, device)
-        others = {"twin": _load_pipeline(twin, device)} if twin else None
-        for shown in (pipe, *(others or {}).values()):
+        others = {"twin": _load_pipeline(twin, device)} if twin else {}
+        if fast:
+            others["COLORIZED, fast"] = _load_pipeline(None, device, fast=True)
+        for shown in (pipe, *others.values()):
             shown.set_progress_bar_config(desc="denoising", leave=False)
         dataset = ColorizationDataset(
             source,
@@ -498,20 +510,23 @@ def _silence_libraries() -> None:
     warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
 
 
-def _checkpoint_folder(checkpoint: str | None) -> Path:
+def _checkpoint_folder(checkpoint: str | None, *, fast: bool = False) -> Path:
     """Where the files of a checkpoint are, after it was loaded."""
-    folder = Path(checkpoint) if checkpoint else DEFAULT_CHECKPOINT
+    folder = Path(checkpoint) if checkpoint else FAST_CHECKPOINT if fast else DEFAULT_CHECKPOINT
     return folder if folder.is_dir() else Path(ColorizationPipeline.download(checkpoint))
 
 
-def _load_pipeline(checkpoint: str | None, device: str | None) -> ColorizationPipeline:
+def _load_pipeline(checkpoint: str | None, device: str | None, *, fast: bool = False) -> ColorizationPipeline:
     """The pipeline on its device. Raises ``OSError``, ``ValueError`` or ``RuntimeError`` with a message for users."""
     _quieten_libraries()
-    source = checkpoint or str(DEFAULT_CHECKPOINT)
+    source = checkpoint or str(FAST_CHECKPOINT if fast else DEFAULT_CHECKPOINT)
     chosen = device or _best_device()
     try:
         # Weights as pickles could run any code; they are never loaded
-        pipe = ColorizationPipeline.from_pretrained(source, use_safetensors=True)
+        if fast:
+            pipe = load_default(fast=True, use_safetensors=True)
+        else:
+            pipe = ColorizationPipeline.from_pretrained(source, use_safetensors=True)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, SafetensorError) as error:
         reason = " ".join(loading_reason(error, source).split())
         raise ValueError(f"checkpoint {source} can't be loaded: {reason}") from error

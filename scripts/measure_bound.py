@@ -1,8 +1,10 @@
 """The variational bound of several checkpoints of one training, on the same photos and noise: a table and a plot.
 
-    python scripts/measure_bound.py --photos 'scenes/validation-*.parquet' 16000:runs/a/best 64000:runs/b/best
+    python scripts/measure_bound.py --photos 'scenes/validation-*.parquet' \
+        --checkpoints 16000:runs/a/best 64000:runs/b/best
 
-Each checkpoint is given as PHOTOS_SEEN:FOLDER. Figures go to ``bound.json`` and ``bound.png`` in the output folder.
+Each checkpoint is given as PHOTOS_SEEN:FOLDER, oldest first. Figures go to ``bound.json`` and ``bound.png`` in
+the output folder.
 """
 
 import argparse
@@ -35,7 +37,7 @@ def plot(rows: list[dict], what: str, file: Path) -> None:
         centres = [((step["first"] + 1) * (step["last"] + 1)) ** 0.5 for step in row["steps"]]
         bits = [step["bits"] for step in row["steps"]]
         shade = 0.85 * (1 - (number + 1) / len(rows))
-        right.plot(centres, bits, color=str(shade), linewidth=1, label=f"{row['photos_seen'] // 1000},000")
+        right.plot(centres, bits, color=str(shade), linewidth=1, label=f"{row['photos_seen']:,}")
     right.set(xscale="log", yscale="log", xlabel="t", ylabel="$L_{t-1}$, bits per dimension and step")
     right.legend(fontsize=8, title="photos seen", title_fontsize=8)
     figure.suptitle(what, fontsize=9)
@@ -46,9 +48,7 @@ def plot(rows: list[dict], what: str, file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "points", nargs="+", type=point, metavar="PHOTOS_SEEN:FOLDER", help="checkpoints, oldest first"
-    )
+    parser.add_argument("--checkpoints", nargs="+", type=point, required=True, metavar="PHOTOS_SEEN:FOLDER")
     parser.add_argument("--photos", nargs="+", required=True, help="colour photos: folder or parquet files")
     parser.add_argument("--count", type=int, default=64, help="photos to use, spread over the set")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
@@ -56,7 +56,7 @@ def main() -> None:
     args = parser.parse_args()
 
     rows = []
-    for seen, folder in args.points:
+    for seen, folder in args.checkpoints:
         pipe = ColorizationPipeline.from_pretrained(folder)
         dataset = ColorizationDataset(
             open_source(args.photos),

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline
+from colorized_pipeline import DEFAULT_CHECKPOINT, FAST_CHECKPOINT, ColorizationPipeline
 
 LIMIT_BYTES = 32 * 10**6
 
@@ -45,27 +45,32 @@ def largest_difference(first: ColorizationPipeline, second: ColorizationPipeline
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pipeline", type=Path, help="folder of a trained pipeline")
-    parser.add_argument("--output", type=Path, default=DEFAULT_CHECKPOINT, help="where to put it")
+    parser.add_argument("--output", type=Path, help="where to put it, if not in the package")
     parser.add_argument("--default_steps", type=int, help="denoising steps when a call doesn't say")
     parser.add_argument("--default_guidance", type=float, help="guidance scale when a call doesn't say")
+    parser.add_argument("--fast", action="store_true", help="as the distilled one, which shares the other's encoder")
     args = parser.parse_args()
 
     defaults = {"default_steps": args.default_steps, "default_guidance": args.default_guidance}
     changes = {name: value for name, value in defaults.items() if value is not None}
     trained = ColorizationPipeline.from_pretrained(args.pipeline, **changes)
-    partial = args.output.with_name(f"partial-{args.output.name}")
+    output = args.output or (FAST_CHECKPOINT if args.fast else DEFAULT_CHECKPOINT)
+    partial = output.with_name(f"partial-{output.name}")
     shutil.rmtree(partial, ignore_errors=True)
     trained.save_pretrained(partial)
     for code in partial.glob("*.py"):
         code.unlink()
+    shared = {"image_encoder": trained.image_encoder} if args.fast else {}
+    if args.fast:
+        shutil.rmtree(partial / "image_encoder")
     halve_weights(partial)
     size = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
     if size > LIMIT_BYTES:
         raise SystemExit(f"{size / 1e6:.1f} MB is over the limit of {LIMIT_BYTES / 1e6:.0f} MB; nothing was replaced")
-    difference = largest_difference(trained, ColorizationPipeline.from_pretrained(partial))
-    shutil.rmtree(args.output, ignore_errors=True)
-    partial.rename(args.output)
-    print(f"{args.output}: {size / 1e6:.1f} MB; mean difference to full precision {difference:.2f} of 255")
+    difference = largest_difference(trained, ColorizationPipeline.from_pretrained(partial, **shared))
+    shutil.rmtree(output, ignore_errors=True)
+    partial.rename(output)
+    print(f"{output}: {size / 1e6:.1f} MB; mean difference to full precision {difference:.2f} of 255")
 
 
 if __name__ == "__main__":
