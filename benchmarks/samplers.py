@@ -111,8 +111,8 @@ def markdown(settings: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     cells = {(row["sampler"], row["steps"]): row for row in rows}
     lines = [
         f"{settings['set']}: {settings['photos']} photos, central {settings['resolution']} x "
-        f"{settings['resolution']} crops, seed {settings['seed']}; {settings['hardware']}; "
-        f"weights `{settings['weights']}`.",
+        f"{settings['resolution']} crops, guidance {settings['guidance']:g}, seed {settings['seed']}; "
+        f"{settings['hardware']}; weights `{settings['weights']}`.",
     ]
     figures = (
         ("FD-Lite0 ↓", "fd_lite0", "{:.1f}"),
@@ -144,7 +144,7 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
             axis.plot([x for x, _ in points], [y for _, y in points], marker=marker, markersize=4, label=sampler)
         axis.set_xscale("log", base=2)
         axis.set_xticks(sorted({row["steps"] for row in rows}), [str(x) for x in sorted({r["steps"] for r in rows})])
-        axis.set_xlabel("steps = passes of the network")
+        axis.set_xlabel("steps")
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.3)
     axes[1].axhline(1, color="grey", linewidth=0.8, linestyle="--")
@@ -184,6 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
         "set": ", ".join(Path(photo).name for photo in args.photos),
         "photos": len(dataset),
         "resolution": args.resolution,
+        "guidance": pipe.config.default_guidance,
         "seed": args.seed,
         "version": __version__,
         "weights": weights_digest(pipe),
