@@ -358,6 +358,11 @@ def build_pipeline(args: argparse.Namespace) -> ColorizationPipeline:
         if args.objective == "distillation":
             pipe.register_modules(scheduler=DDIMScheduler.from_config(scheduler.config))
             pipe.register_to_config(default_steps=args.student_steps, default_guidance=1.0)
+        elif args.objective == "diffusion" and pipe.config.default_guidance != 1 and not args.condition_dropout:
+            logger.warning(
+                "%s is drawn with guidance %g, which training without --condition_dropout slowly spoils; add "
+                "--condition_dropout 0.1", args.init_from, pipe.config.default_guidance,
+            )  # fmt: skip
         pipe.register_to_config(objective="regression" if args.objective == "regression" else "diffusion")
         return pipe
     encoder: PreTrainedModel | None = None
@@ -385,6 +390,12 @@ def build_pipeline(args: argparse.Namespace) -> ColorizationPipeline:
 def make_teacher(args: argparse.Namespace, accelerator: Accelerator) -> Teacher:
     """The frozen network of ``--init_from``, with its guidance, as what the student must reach."""
     pipe = ColorizationPipeline.from_pretrained(args.init_from)
+    kind = pipe.scheduler.config.prediction_type
+    if pipe.config.objective != "diffusion" or kind != "v_prediction":
+        raise SystemExit(
+            f"--init_from {args.init_from} can't teach: its objective is {pipe.config.objective}, it predicts {kind}; "
+            "--objective distillation needs a diffusion checkpoint with v_prediction"
+        )
     pipe.unet.to(accelerator.device).eval().requires_grad_(False)
     scale = pipe.config.default_guidance if args.teacher_guidance is None else args.teacher_guidance
 

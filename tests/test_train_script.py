@@ -256,6 +256,13 @@ def test_distillation(photos: Path, finished: Path, tmp_path: Path) -> None:
     assert rows[-1]["loss"] < rows[0]["loss"]  # what the student is told to reach, it comes nearer to
 
 
+def test_a_regression_can_not_teach(photos: Path, tmp_path: Path) -> None:
+    run(command(photos, tmp_path / "twin", steps=3, objective="regression", sample_steps=0))
+    flags = {"objective": "distillation", "init_from": tmp_path / "twin"}
+    assert "can't teach: its objective is regression" in run(command(photos, tmp_path / "run", **flags), expect=1)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
 def test_a_data_set_by_its_name(tmp_path: Path) -> None:
     """``datasets.load_dataset`` takes the name of a folder as it takes one on the Hub, splits included."""
     for split, count in (("train", 9), ("validation", 3)):
