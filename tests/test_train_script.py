@@ -210,6 +210,18 @@ def test_warm_start_begins_from_the_given_weights(photos: Path, finished: Path, 
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before if name.startswith("ema."))
 
 
+@pytest.mark.parametrize(("dropout", "warned"), [(0.0, True), (0.1, False)])
+def test_guided_weights_want_condition_dropout(
+    photos: Path, finished: Path, tmp_path: Path, dropout: float, warned: bool
+) -> None:
+    pipe = ColorizationPipeline.from_pretrained(finished)
+    pipe.register_to_config(default_guidance=1.5)
+    pipe.save_pretrained(tmp_path / "guided")
+    flags = {"init_from": tmp_path / "guided", "condition_dropout": dropout}
+    said = run(command(photos, tmp_path / "run", steps=1, lr_warmup_steps=0, **flags))
+    assert ("guidance 1.5, which training without --condition_dropout" in said) == warned
+
+
 def test_with_an_image_encoder_and_parquet(photos: Path, tmp_path: Path) -> None:
     make_encoder().save_pretrained(tmp_path / "encoder")
     words = command(
