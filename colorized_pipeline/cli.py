@@ -459,7 +459,10 @@ def evaluate(
         local = any("*" in photo or Path(photo).exists() for photo in photos)
         source = open_source(photos) if local else open_hub_source(photos[0], split=split)
         pipe = _load_pipeline(checkpoint, device)
-        others = {"twin": _load_pipeline(twin, device)} if twin else {}
+        others = {}
+        if twin:
+            other = _load_pipeline(twin, device)
+            others[f"{other.config.objective} twin"] = other
         if fast:
             others["COLORIZED, fast"] = _load_pipeline(None, device, fast=True)
         for shown in (pipe, *others.values()):

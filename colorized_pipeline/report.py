@@ -303,6 +303,10 @@ def markdown(figures: dict[str, Any]) -> str:
         "",
         *_table("", figures["rows"]),
     ]
+    for name, row in figures["rows"].items():
+        if name.endswith(" twin"):
+            ratio = figures["rows"]["COLORIZED"]["fd_lite0"] / row["fd_lite0"]
+            lines += ["", f"COLORIZED's FD-Lite0 is {ratio:.2f} times that of the {name}."]
     if "fid" in figures:
         lines += ["", f"FID (Inception): {figures['fid']:.2f}."]
     if "film" in figures:

@@ -67,7 +67,7 @@ def test_files_and_figures(reported: Path) -> None:
     rows = figures["rows"]
     assert rows["grey"]["closed"] == pytest.approx(0, abs=1e-9)
     assert rows["true chroma on the model's grid"]["closed"] > 0
-    assert rows["twin"] == rows["COLORIZED"]  # the same checkpoint, the same seed
+    assert rows["diffusion twin"] == rows["COLORIZED"]  # the same checkpoint, the same seed
     assert rows["one pass (mean colour)"] != rows["COLORIZED"]
     assert all(row["lightness_error"] < 0.4 for row in rows.values())
     assert {name: row["photos"] for name, row in figures["groups"].items()} == {"sea": 4, "street": 4}
@@ -77,6 +77,7 @@ def test_files_and_figures(reported: Path) -> None:
     assert figures["bound"]["bits_per_dimension"] > 0 and figures["bound"]["prior"] == pytest.approx(0, abs=1e-6)
     table = (reported / "out" / "report.md").read_text()
     assert table == markdown(figures) + "\n" and "| grey |" in table and "| sea | 4 |" in table
+    assert "is 1.00 times that of the diffusion twin" in table
     with Image.open(reported / "out" / "sheet.png") as sheet:
         assert sheet.size == (4 * 3 * 32, 6 * (32 + 14))
     assert list((reported / "cache").glob("features-*.safetensors"))
