@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ConvNextBackbone, ConvNextConfig
 
-from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline
+from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline, load_default
 from colorized_pipeline.report import hardware, weights_digest
 
 PALETTE_STEPS = 1000
@@ -141,14 +141,16 @@ def count_parameters(*parts: nn.Module | None) -> int:
     return sum(value.numel() for part in parts if part is not None for value in part.parameters())
 
 
-def ours(pipe: ColorizationPipeline, size: int, steps: int) -> Candidate:
+def ours(pipe: ColorizationPipeline, size: int, name: str) -> Candidate:
+    """A checkpoint as a user gets it: its default steps and guidance."""
     gray = torch.rand(size, size, generator=torch.Generator().manual_seed(0))
 
     def run() -> object:
-        return pipe(gray, num_inference_steps=steps, generator=torch.Generator().manual_seed(0))
+        return pipe(gray, generator=torch.Generator().manual_seed(0))
 
-    plural = "steps" if steps > 1 else "step"
-    return Candidate(f"COLORIZED, {steps} {plural}", size, count_parameters(pipe.unet, pipe.image_encoder), run)
+    passes = pipe.config.default_steps * (1 if pipe.config.default_guidance == 1 else 2)
+    label = f"{name}, {passes} {'passes' if passes > 1 else 'pass'}"
+    return Candidate(label, size, count_parameters(pipe.unet, pipe.image_encoder), run)
 
 
 def ddcolor(network: DDColorTiny, size: int) -> Candidate:
@@ -242,7 +244,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for peers.json and peers.md")
     parser.add_argument("--checkpoint", default=str(DEFAULT_CHECKPOINT), help="ours; the package's if none")
-    parser.add_argument("--fast-steps", type=int, default=4, help="denoising steps of the fast row")
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512], help="edges of the photo, pixels")
     parser.add_argument("--rounds", type=int, default=10, help="measurements of each; so many steps of Palette in all")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of every network")
@@ -256,11 +257,13 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     pipe = ColorizationPipeline.from_pretrained(args.checkpoint, use_safetensors=True)
-    pipe.set_progress_bar_config(disable=True)
+    fast = load_default(fast=True)
+    for one in (pipe, fast):
+        one.set_progress_bar_config(disable=True)
     network = DDColorTiny().eval()
     candidates = []
     for size in args.sizes:
-        candidates += [ours(pipe, size, pipe.config.default_steps), ours(pipe, size, args.fast_steps)]
+        candidates += [ours(pipe, size, "COLORIZED"), ours(fast, size, "COLORIZED, --fast")]
         candidates.append(ddcolor(network, size))
         if size <= PALETTE_SIZE:  # it takes no larger ones
             candidates.append(palette(size))

@@ -117,6 +117,7 @@ def markdown(settings: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     figures = (
         ("FD-Lite0 ↓", "fd_lite0", "{:.1f}"),
         ("closed ↑", "closed", "{:.3f}"),
+        ("KID-Lite0 ↓", "kid_lite0", "{:.4f}"),
         ("colourfulness / truth", "colourfulness_ratio", "{:.2f}"),
     )
     for head, figure, pattern in figures:
@@ -135,9 +136,13 @@ def markdown(settings: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 
 
 def draw(rows: list[dict[str, Any]], file: Path) -> None:
-    """Distance and colourfulness over steps, a line a sampler."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    panels = (("fd_lite0", "FD-Lite0 (lower is better)"), ("colourfulness_ratio", "colourfulness / truth's"))
+    """Distances and colourfulness over steps, a line a sampler."""
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    panels = (
+        ("fd_lite0", "FD-Lite0 (lower is better)"),
+        ("kid_lite0", "KID-Lite0 (lower is better)"),
+        ("colourfulness_ratio", "colourfulness / truth's"),
+    )
     for axis, (name, title) in zip(axes, panels, strict=True):
         for sampler, marker in zip(SAMPLERS, "os^v", strict=True):
             points = [(row["steps"], row[name]) for row in rows if row["sampler"] == sampler and name in row]
@@ -147,7 +152,7 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
         axis.set_xlabel("steps")
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.3)
-    axes[1].axhline(1, color="grey", linewidth=0.8, linestyle="--")
+    axes[2].axhline(1, color="grey", linewidth=0.8, linestyle="--")
     axes[0].legend(fontsize=8)
     figure.savefig(file, dpi=120, metadata={"Software": None})
     plt.close(figure)
