@@ -337,6 +337,7 @@ class ColorizationPipeline(DiffusionPipeline):
                         lightness.repeat_interleave(variants, dim=0),
                         hints=[hinted[index] for index in batch for _ in range(variants)],
                         palette=palette,
+                        steps=steps,
                     ),
                 )
                 chroma.update(zip(batch, drawn.split(variants), strict=True))
@@ -468,9 +469,14 @@ class ColorizationPipeline(DiffusionPipeline):
         return without + guidance_scale * (with_condition - without)
 
     def steer(
-        self, lightness: torch.Tensor, *, hints: Sequence[HintMap | None] = (), palette: Palette | None = None
+        self,
+        lightness: torch.Tensor,
+        *,
+        steps: int,
+        hints: Sequence[HintMap | None] = (),
+        palette: Palette | None = None,
     ) -> Steer | None:
-        """What steers the drawing of a batch towards its photos' hints or a palette; None without any.
+        """What steers the drawing of a batch, in so many steps, towards its photos' hints or a palette; None without.
 
         Raises:
             ValueError: if this checkpoint or its scheduler can't be steered.
@@ -485,7 +491,8 @@ class ColorizationPipeline(DiffusionPipeline):
         factor, scale, device = self.config.luma_factor, self.config.chroma_scale, self._execution_device
         steers: list[Steer] = []
         if palette is not None:
-            steers.append(PaletteSteer(palette, F.avg_pool2d(lightness, factor).to(device), scale=scale))
+            cells = F.avg_pool2d(lightness, factor).to(device)
+            steers.append(PaletteSteer(palette, cells, scale=scale, steps=steps))
         if given is not None:
             nothing = HintMap(torch.zeros_like(given.chroma), torch.zeros_like(given.known))
             targets, shares = zip(*((one or nothing).on_grid(factor) for one in hints), strict=True)
