@@ -457,12 +457,18 @@ class ColorizationPipeline(DiffusionPipeline):
 
         With ``guidance_scale`` w other than 1 it is untold + w (told - untold), where *untold* is the answer of the
         same network when the condition ``[B, C, h, w]`` is hidden, i.e. 0 (classifier-free guidance, Ho & Salimans
-        2022, eq. 6 with w counted from 0).
+        2022, eq. 6 with w counted from 0). Its derivative by ``noisy``, where one is wanted, is that of *told* alone:
+        how the colours of this photo go together, which is what hints follow.
         """
         told = torch.cat((condition, noisy), dim=1).to(self.unet.dtype)
         if guidance_scale == 1:
             return self.unet(told, timestep).sample.float()
         untold = torch.cat((torch.zeros_like(condition), noisy), dim=1).to(self.unet.dtype)
+        if torch.is_grad_enabled():
+            with_condition = self.unet(told, timestep).sample.float()
+            with torch.no_grad():
+                without = self.unet(untold, timestep).sample.float()
+            return with_condition + (guidance_scale - 1) * (with_condition.detach() - without)
         both = timestep.repeat(2) if timestep.ndim else timestep
         answers = self.unet(torch.cat((told, untold)), both).sample.float()
         with_condition, without = answers.chunk(2)
