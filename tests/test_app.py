@@ -195,6 +195,7 @@ def test_settings_reach_the_pipeline(visitor: Visitor) -> None:
 
 def test_a_painted_colour_comes_out_where_it_was_painted(visitor: Visitor, tmp_path: Path) -> None:
     """Nothing to wait for after the stroke: the page reads the painting when the button is pressed."""
+    visitor.page.set_default_timeout(180_000)  # without a graphics card a busy processor draws the canvas slowly
     for name, level in (("plain", 120), ("other", 130)):
         Image.new("L", (200, 200), level).save(tmp_path / f"{name}.png")
     visitor.give_and_see(tmp_path / "plain.png")
