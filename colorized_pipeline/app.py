@@ -8,7 +8,7 @@ import html
 import secrets
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import gradio as gr
 import numpy as np
 import tifffile
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from . import EXAMPLES, ColorizationPipeline
 from .batch import Batch, Settings
@@ -110,21 +110,16 @@ def serve(page: gr.Blocks, limits: Limits, **options: Any) -> str:
 
 
 def _build_photo_tab(worker: "Worker", limits: Limits) -> None:
-    arrival, job = gr.State(time_to_live=_SECONDS_KEPT), gr.State(time_to_live=_SECONDS_KEPT)
+    arrival, guide, job = (gr.State(time_to_live=_SECONDS_KEPT) for _ in range(3))
     with gr.Row():
         with gr.Column(min_width=300):
-            photo = gr.Image(
-                type="filepath",
-                image_mode=None,
-                sources=["upload", "clipboard"],
-                label="Photo: drop, choose or paste one",
-                height=320,
-                buttons=[],
-            )
-            # gradio would decode the upload itself, with its own errors and without the 16 bits of a scan
-            photo.preprocess = lambda payload: payload.path if payload else None  # type: ignore[method-assign]
+            photo = _build_upload("Photo: drop, choose or paste one", name="photo", height=320)
             settings = _build_settings(worker)
-            painting = _build_painting()
+            with gr.Accordion("Colours you know", open=False):
+                painting = _build_painting()
+                reference = _build_upload(
+                    "Or a colour photo of the same place: the result gets its palette", name="reference", height=200
+                )
             variants = gr.Slider(1, limits.variants, value=3, step=1, label="Variants", info="One a seed, counted up.")
             start = gr.Button("Colorize", variant="primary")
         with gr.Column(min_width=300):
@@ -158,9 +153,10 @@ def _build_photo_tab(worker: "Worker", limits: Limits) -> None:
     quiet: dict[str, Any] = dict(api_visibility="private", show_progress="hidden")
     photo.upload(worker.receive, photo, [photo, arrival], **quiet)
     photo.change(lambda shown: shown, photo, painting, queue=False, **quiet)
+    reference.upload(worker.receive_reference, reference, [reference, guide], **quiet)
     start.click(
         worker.colorize,
-        [photo, arrival, painting, *settings, variants],
+        [photo, arrival, painting, reference, guide, *settings, variants],
         [slider, gallery, download, job, doubt],
         concurrency_id="worker",
         concurrency_limit=1,
@@ -196,25 +192,40 @@ def _build_batch_tab(worker: "Worker", limits: Limits) -> None:
     )
 
 
+def _build_upload(label: str, *, name: str, height: int) -> gr.Image:
+    """A field for a photo, which comes as the path of the file as it was uploaded."""
+    field = gr.Image(
+        type="filepath",
+        image_mode=None,
+        sources=["upload", "clipboard"],
+        label=label,
+        height=height,
+        buttons=[],
+        elem_classes=[name],
+    )
+    # gradio would decode the upload itself, with its own errors and without the 16 bits of a scan
+    field.preprocess = lambda payload: payload.path if payload else None  # type: ignore[method-assign]
+    return field
+
+
 def _build_painting() -> gr.ImageEditor:
     """Where a visitor paints the colours that are known onto the photo."""
-    with gr.Accordion("Colours you know", open=False):
-        gr.Markdown("Pick a colour and paint where it belongs; a few strokes do. The rest of the photo follows.")
-        return gr.ImageEditor(
-            type="pil",
-            show_label=False,
-            sources=[],
-            transforms=[],
-            layers=False,
-            brush=gr.Brush(
-                default_size=12,
-                colors=["#8a3b2e", "#b08d57", "#4f7942", "#6fa8dc", "#d9b38c", "#7a1f2b"],
-                default_color="#8a3b2e",
-                color_mode="defaults",
-            ),
-            canvas_size=(480, 360),
-            buttons=[],
-        )
+    gr.Markdown("Pick a colour and paint where it belongs; a few strokes do. The rest of the photo follows.")
+    return gr.ImageEditor(
+        type="pil",
+        show_label=False,
+        sources=[],
+        transforms=[],
+        layers=False,
+        brush=gr.Brush(
+            default_size=12,
+            colors=["#8a3b2e", "#b08d57", "#4f7942", "#6fa8dc", "#d9b38c", "#7a1f2b"],
+            default_color="#8a3b2e",
+            color_mode="defaults",
+        ),
+        canvas_size=(480, 360),
+        buttons=[],
+    )
 
 
 def _build_settings(worker: "Worker") -> list[Any]:
@@ -234,12 +245,21 @@ class Worker:
 
     def receive(self, path: str | None) -> tuple[str | None, Arrival | None]:
         """A photo as it arrives: checked, and shown in grey, as browsers can't show every format."""
+        return self._arrive(path, self._preview)
+
+    def receive_reference(self, path: str | None) -> tuple[str | None, Arrival | None]:
+        """A reference photo as it arrives: checked, and shown in its colours."""
+        return self._arrive(path, self._preview_reference)
+
+    def _arrive(
+        self, path: str | None, preview_of: Callable[[Path], Image.Image]
+    ) -> tuple[str | None, Arrival | None]:
         if path is None:
             return None, None
         folder = tempfile.TemporaryDirectory(prefix="colorized-app-")
         preview = Path(folder.name) / f"{secrets.token_hex(8)}.webp"
         try:
-            self._preview(Path(path)).save(preview, quality=90)
+            preview_of(Path(path)).save(preview, quality=90)
         except _TROUBLE as error:
             gr.Warning(html.escape(_reason(error, Path(path))), title="Error")  # raising would leave the field broken
             return None, None
@@ -250,6 +270,8 @@ class Worker:
         shown: str | None,
         arrival: Arrival | None,
         painting: dict[str, Any] | None,
+        reference: str | None,
+        guide: Arrival | None,
         steps: int,
         seed: int,
         intensity: float,
@@ -262,9 +284,11 @@ class Worker:
         """
         if shown is None:
             raise _message("Give a photo first: drop it on the field, choose a file or paste it.")
-        # A quick visitor presses the button before the preview of a new photo has come
-        is_preview = arrival is not None and arrival.preview == Path(shown).name
-        photo = Path(arrival.original if arrival is not None and is_preview else shown)
+        photo = _original(shown, arrival)
+        palette = None if reference is None else _original(reference, guide)
+        if palette:
+            with _messages_for_visitors(str(palette)):
+                self._check_reference(palette)
         with _messages_for_visitors(str(photo)):
             folder = tempfile.TemporaryDirectory(prefix="colorized-app-")
             job = Job(folder, before=self._preview(photo), files=[], previews=[], seeds=[])
@@ -274,7 +298,9 @@ class Worker:
                 desc = f"variant {number + 1} of {variants}"
                 bar = _StepBar(progress, steps=steps, number=number, jobs=variants, desc=desc)
                 target = Path(folder.name) / f"{photo.stem}-colour-{chosen}{_suffix(photo)}"
-                settings = self._settings(steps=steps, seed=chosen, intensity=intensity, batch_size=1, hints=hints)
+                settings = self._settings(
+                    steps=steps, seed=chosen, intensity=intensity, batch_size=1, hints=hints, reference=palette
+                )
                 for outcome in Batch(self.pipe, settings).run([Copy(photo, target, Path(photo.name))], on_step=bar):
                     if outcome.state == "failed":
                         raise ValueError(outcome.message)
@@ -344,7 +370,14 @@ class Worker:
         return (whole.resize((width, height), Image.Resampling.NEAREST),)
 
     def _settings(
-        self, *, steps: int, seed: int, intensity: float, batch_size: int = 4, hints: tuple[Hint, ...] = ()
+        self,
+        *,
+        steps: int,
+        seed: int,
+        intensity: float,
+        batch_size: int = 4,
+        hints: tuple[Hint, ...] = (),
+        reference: Path | None = None,
     ) -> Settings:
         return Settings(
             seed=int(seed),
@@ -357,12 +390,22 @@ class Worker:
             batch_size=batch_size,
             max_megapixels=self.limits.megapixels,
             hints=hints,
+            reference=reference,
         )
 
     def _preview(self, photo: Path) -> Image.Image:
         """The photo in grey, as the network will see it, at screen size."""
         gray = open_scan(photo, pages="first", max_megapixels=self.limits.megapixels).read_page()
         return _fit_screen(_to_8_bits(gray))
+
+    def _preview_reference(self, photo: Path) -> Image.Image:
+        self._check_reference(photo)
+        with Image.open(photo) as opened:
+            return _fit_screen(ImageOps.exif_transpose(opened).convert("RGB"))
+
+    def _check_reference(self, photo: Path) -> None:
+        open_scan(photo, pages="first", max_megapixels=self.limits.megapixels)  # too large, or no photo at all
+        self.pipe.read_palette(photo)
 
 
 class _StepBar:
@@ -399,6 +442,12 @@ def _messages_for_visitors(path: str) -> Iterator[None]:
         yield
     except _TROUBLE as error:
         raise _message(_reason(error, Path(path))) from error
+
+
+def _original(shown: str, arrival: Arrival | None) -> Path:
+    """The uploaded file of the preview on the page; itself, where a quick visitor didn't wait for the preview."""
+    is_preview = arrival is not None and arrival.preview == Path(shown).name
+    return Path(arrival.original if arrival is not None and is_preview else shown)
 
 
 def _message(text: str) -> gr.Error:

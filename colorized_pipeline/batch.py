@@ -448,7 +448,7 @@ class Batch:
             guidance_scale=self.settings.guidance,
             generators=[torch.Generator().manual_seed(photo.seeds[page]) for photo, page in filled],
             on_step=on_step,
-            steer=self._thread.pipe.steer(lightness, hints=hints, palette=self._palette),
+            steer=self._thread.pipe.steer(lightness, steps=self.settings.steps, hints=hints, palette=self._palette),
         )
 
     def _write(self, photo: _Open) -> None:

@@ -337,6 +337,7 @@ class ColorizationPipeline(DiffusionPipeline):
                         lightness.repeat_interleave(variants, dim=0),
                         hints=[hinted[index] for index in batch for _ in range(variants)],
                         palette=palette,
+                        steps=steps,
                     ),
                 )
                 chroma.update(zip(batch, drawn.split(variants), strict=True))
@@ -456,21 +457,32 @@ class ColorizationPipeline(DiffusionPipeline):
 
         With ``guidance_scale`` w other than 1 it is untold + w (told - untold), where *untold* is the answer of the
         same network when the condition ``[B, C, h, w]`` is hidden, i.e. 0 (classifier-free guidance, Ho & Salimans
-        2022, eq. 6 with w counted from 0).
+        2022, eq. 6 with w counted from 0). Its derivative by ``noisy``, where one is wanted, is that of *told* alone:
+        how the colours of this photo go together, which is what hints follow.
         """
         told = torch.cat((condition, noisy), dim=1).to(self.unet.dtype)
         if guidance_scale == 1:
             return self.unet(told, timestep).sample.float()
         untold = torch.cat((torch.zeros_like(condition), noisy), dim=1).to(self.unet.dtype)
+        if torch.is_grad_enabled():
+            with_condition = self.unet(told, timestep).sample.float()
+            with torch.no_grad():
+                without = self.unet(untold, timestep).sample.float()
+            return with_condition + (guidance_scale - 1) * (with_condition.detach() - without)
         both = timestep.repeat(2) if timestep.ndim else timestep
         answers = self.unet(torch.cat((told, untold)), both).sample.float()
         with_condition, without = answers.chunk(2)
         return without + guidance_scale * (with_condition - without)
 
     def steer(
-        self, lightness: torch.Tensor, *, hints: Sequence[HintMap | None] = (), palette: Palette | None = None
+        self,
+        lightness: torch.Tensor,
+        *,
+        steps: int,
+        hints: Sequence[HintMap | None] = (),
+        palette: Palette | None = None,
     ) -> Steer | None:
-        """What steers the drawing of a batch towards its photos' hints or a palette; None without any.
+        """What steers the drawing of a batch, in so many steps, towards its photos' hints or a palette; None without.
 
         Raises:
             ValueError: if this checkpoint or its scheduler can't be steered.
@@ -485,7 +497,8 @@ class ColorizationPipeline(DiffusionPipeline):
         factor, scale, device = self.config.luma_factor, self.config.chroma_scale, self._execution_device
         steers: list[Steer] = []
         if palette is not None:
-            steers.append(PaletteSteer(palette, F.avg_pool2d(lightness, factor).to(device), scale=scale))
+            cells = F.avg_pool2d(lightness, factor).to(device)
+            steers.append(PaletteSteer(palette, cells, scale=scale, steps=steps))
         if given is not None:
             nothing = HintMap(torch.zeros_like(given.chroma), torch.zeros_like(given.known))
             targets, shares = zip(*((one or nothing).on_grid(factor) for one in hints), strict=True)

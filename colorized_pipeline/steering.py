@@ -13,8 +13,10 @@ from typing import Any, Protocol
 import torch
 
 _RIDGE = 0.01  # variance, in CIELAB units squared, below which a colour or a lightness counts as constant
-_STRETCH = 3.0  # a palette may become so much wider at most: early guesses are nearly grey
+_STRETCH = 1.5  # a step makes a palette so much wider at most: a nearly grey guess has hues that mean nothing
+_SHARE = 0.85  # of the way from a photo's palette to the reference's: halves their distance, measured in docs/hints.md
 _SEEN = 1.5  # standard deviations of a photo's lightness around its mean, in which its palette holds
+_UNSEEN = 15.0  # L* beyond what a reference shows, at which its palette has lost most of its say
 _AGREEMENT = 0.3  # least cosine between the error at the hints and what the network's correction would do there
 
 
@@ -106,13 +108,17 @@ class PaletteSteer:
         palette: of the reference (B = 1).
         lightness: L* ``[B, 1, h, w]`` of the cells.
         scale: the pipeline's ``chroma_scale``.
-        strength: share of the way that is gone at each step; the network has a say in the rest.
+        steps: in how many steps the picture is drawn. Each goes an equal part of what is left of the way.
+        share: of the way that they go together, at a palette that stood still; the network has a say in the rest.
     """
 
     needs_network = False
 
-    def __init__(self, palette: Palette, lightness: torch.Tensor, *, scale: float, strength: float = 0.5) -> None:
-        self.palette, self.lightness, self.scale, self.strength = palette, lightness, scale, strength
+    def __init__(
+        self, palette: Palette, lightness: torch.Tensor, *, scale: float, steps: int, share: float = _SHARE
+    ) -> None:
+        self.palette, self.lightness, self.scale = palette, lightness, scale
+        self.strength = 1 - (1 - share) ** (1 / steps)
 
     def __call__(self, clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
         chroma = clean.detach() * self.scale
@@ -120,10 +126,12 @@ class PaletteSteer:
         level = self.lightness.flatten(2)
         left = chroma.flatten(2) - own.offset[..., None] - own.slope[..., None] * level
         carried = _transport(own.covariance, wanted.covariance) @ left
-        # What is lighter than anything there gets the colour of its lightest, not one extrapolated
+        # What is lighter than nearly all there gets the colour of its light parts, not one extrapolated; and what is
+        # much lighter keeps its own: a forest says nothing of the sky
         seen = torch.clamp(level, wanted.darkest[..., None], wanted.lightest[..., None])
         carried = carried + wanted.offset[..., None] + wanted.slope[..., None] * seen
-        return clean + self.strength * (carried.reshape(chroma.shape) - chroma) / self.scale
+        known = torch.exp(-((level - seen) / _UNSEEN).square()).reshape(self.lightness.shape)
+        return clean + self.strength * known * (carried.reshape(chroma.shape) - chroma) / self.scale
 
 
 def _transport(have: torch.Tensor, want: torch.Tensor) -> torch.Tensor:

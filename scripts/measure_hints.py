@@ -19,6 +19,7 @@ from colorized_pipeline import ColorizationPipeline, load_default
 from colorized_pipeline.color import lab_to_displayable_rgb, rgb_to_lab
 from colorized_pipeline.data import ColorizationDataset, open_source
 from colorized_pipeline.hints import HintMap
+from colorized_pipeline.report import weights_digest
 from colorized_pipeline.steering import HintSteer, Steer
 
 AREA = 0.02
@@ -80,7 +81,9 @@ def repaint(
             if jump:
                 kept = scheduler.alphas_cumprod[timestep] / level
                 chroma = kept.sqrt() * chroma + (1 - kept).sqrt() * noise()
-            predicted = pipe.unet(torch.cat((condition, chroma), dim=1), timestep).sample
+            predicted = pipe.predict(
+                chroma, torch.tensor(timestep), condition=condition, guidance_scale=pipe.config.default_guidance
+            )
             chroma = scheduler.step(predicted, timestep, chroma, generator=generators).prev_sample
             known = level.sqrt() * target + (1 - level).sqrt() * noise()
             chroma = torch.lerp(chroma, known, share)
@@ -112,7 +115,13 @@ def draw(
         drawn = repaint(pipe, lightness, steps=steps, generators=generators, target=target, share=share, jumps=method)
     else:
         steer = method(target, share) if method else None
-        drawn = pipe.draw_chroma(lightness, num_inference_steps=steps, generators=generators, steer=steer)
+        drawn = pipe.draw_chroma(
+            lightness,
+            num_inference_steps=steps,
+            generators=generators,
+            guidance_scale=pipe.config.default_guidance,
+            steer=steer,
+        )
     if method is None:
         maps = [HintMap(one.chroma, torch.zeros_like(one.known)) for one in maps]
     return torch.stack([one.impose(grid, factor) for one, grid in zip(maps, drawn, strict=True)])
@@ -166,7 +175,11 @@ def main() -> None:
     maps = [HintMap(colour, where[None].float()) for colour, where in zip(hinted, inside, strict=True)]
 
     what = "each pixel's true colour" if args.pixels else "the true mean colour"
-    print(f"{len(labs)} photos, {steps} steps of {type(pipe.scheduler).__name__}, seeds 0 ..., hint: {what}\n")
+    print(
+        f"{len(labs)} photos, {steps} steps of {type(pipe.scheduler).__name__}, guidance "
+        f"{pipe.config.default_guidance:g}, seeds 0 ..., hint: {what}; weights `{weights_digest(pipe)}`\n",
+        flush=True,
+    )
     print("| method | hint ΔE | rest ΔE | change | rest better in | mean chroma | seam | s a photo |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     plain = None

@@ -23,6 +23,7 @@ from colorized_pipeline.color import (
     upsample_rows,
 )
 from colorized_pipeline.data import ColorizationDataset, open_source
+from colorized_pipeline.report import weights_digest
 
 BATCH = 8
 
@@ -69,6 +70,7 @@ def main() -> None:
     pipe = load_default()
     pipe.set_progress_bar_config(disable=True)
     steps, size = args.steps or pipe.config.default_steps, pipe.config.working_size
+    guidance = pipe.config.default_guidance
     source = open_source(args.photos)
     every = source.labels(args.group_column, range(len(source)))
     pairs = pair_up(every, args.pairs)
@@ -88,6 +90,7 @@ def main() -> None:
             drawn = pipe.draw_chroma(
                 lightness,
                 num_inference_steps=steps,
+                guidance_scale=guidance,
                 generators=[torch.Generator().manual_seed(seed) for seed in seeds],
             )
             plain += [to_rgb(labs[photo], chroma) for (photo, _), chroma in zip(batch, drawn, strict=True)]
@@ -96,12 +99,16 @@ def main() -> None:
                 (chroma,) = pipe.draw_chroma(
                     labs[photo][None, :1],
                     num_inference_steps=steps,
+                    guidance_scale=guidance,
                     generators=[torch.Generator().manual_seed(seed)],
-                    steer=pipe.steer(labs[photo][None, :1], palette=palette),
+                    steer=pipe.steer(labs[photo][None, :1], steps=steps, palette=palette),
                 )
                 steered.append(to_rgb(labs[photo], chroma))
 
-    print(f"{len(pairs)} pairs of one class, {steps} steps of {type(pipe.scheduler).__name__}, seeds 0 ...\n")
+    print(
+        f"{len(pairs)} pairs of one class, {steps} steps of {type(pipe.scheduler).__name__}, guidance {guidance:g}, "
+        f"seeds 0 ...; weights `{weights_digest(pipe)}`\n"
+    )
     print("| result | histogram distance to the reference | nearer in | ΔE to the photo's truth | mean chroma |")
     print("| --- | --- | --- | --- | --- |")
     first = None

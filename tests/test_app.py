@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import make_pipeline
+from photos import colourful
 from PIL import Image
 from skimage import color as skimage_color
 from test_train_script import ROOT
@@ -102,6 +103,10 @@ class Visitor:
         self.page.get_by_role("button", name="Remove Image").wait_for()
         self.page.locator(".image-frame img").wait_for()
 
+    def draw_one_variant(self) -> None:
+        self.page.get_by_label("number input for Variants").fill("1")
+        self.page.get_by_label("number input for Variants").press("Tab")
+
     def colorize(self, *, last_seed: int = 2) -> None:
         self.start.click()
         self.page.get_by_text(f"seed {last_seed}", exact=True).wait_for(timeout=60_000)
@@ -181,12 +186,36 @@ def test_settings_reach_the_pipeline(visitor: Visitor) -> None:
     visitor.give_and_see(CAMERA)
     visitor.page.get_by_label("Seed").first.fill("7")
     visitor.page.get_by_label("number input for Intensity").first.fill("0")
-    visitor.page.get_by_label("number input for Variants").fill("1")
-    visitor.page.get_by_label("number input for Variants").press("Tab")
+    visitor.draw_one_variant()
     visitor.colorize(last_seed=7)
     assert visitor.page.get_by_text("Doubt: where").count() == 0  # one variant tells nothing of doubt
     name, data = visitor.download("Download seed 7 at full size")
     assert name == "camera-colour-7.jpg" and np.ptp(pixels(data).astype(int), axis=-1).max() <= 2
+
+
+def test_a_reference_photo_gives_its_palette(visitor: Visitor, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"not a photo")
+    Image.new("L", (1000, 600), 99).save(tmp_path / "large.png")
+    Image.fromarray(colourful(1)).save(tmp_path / "today.png")
+    visitor.give_and_see(CAMERA)
+    visitor.draw_one_variant()
+    visitor.page.get_by_text("Colours you know").click()
+    field = visitor.page.locator(".reference input[type=file]")
+    for file, message in (
+        (tmp_path / "bad.png", "bad.png: can't be read as a photo"),
+        (tmp_path / "large.png", "large.png: 1000 x 600 pixels are more than 0.5 megapixels"),
+        (CAMERA, "camera.jpg: reference is grey or nearly so: give a colour photo"),
+    ):
+        field.set_input_files(file)
+        visitor.page.get_by_text(message).wait_for()
+        visitor.page.locator(".reference img").wait_for(state="detached")
+    field.set_input_files(tmp_path / "today.png")
+    visitor.page.locator(".reference img").wait_for()
+    visitor.colorize(last_seed=0)
+    _, data = visitor.download("Download seed 0 at full size")
+    options = ("--batch-size", "1", "--reference", str(tmp_path / "today.png"))
+    assert data == from_the_command(CAMERA, *options, checkpoint=checkpoint, folder=tmp_path)
+    assert data != from_the_command(CAMERA, "--batch-size", "1", checkpoint=checkpoint, folder=tmp_path)
 
 
 def test_sixteen_bit_tiff_is_shown_and_stays_a_tiff(visitor: Visitor, tmp_path: Path) -> None:

@@ -230,6 +230,22 @@ def test_guidance_leans_away_from_the_answer_of_a_hidden_condition(pipe: Coloriz
     torch.testing.assert_close(answer(condition, 2.5), untold + 2.5 * (told - untold))
 
 
+def test_the_derivative_of_a_guided_answer_is_that_of_the_told_one(pipe: ColorizationPipeline) -> None:
+    condition = pipe.condition(torch.rand(2, 1, 64, 64, generator=seeded(1)) * 100).detach()
+    noisy = torch.randn(2, 2, 16, 16, generator=seeded()).requires_grad_()
+    direction = torch.randn(2, 2, 16, 16, generator=seeded(2))
+
+    def predict(scale: float) -> torch.Tensor:
+        return pipe.predict(noisy, torch.tensor(500), condition=condition, guidance_scale=scale)
+
+    with torch.no_grad():
+        expected = predict(2.5)
+    guided = predict(2.5)
+    torch.testing.assert_close(guided, expected, rtol=1e-4, atol=1e-5)
+    derivatives = [torch.autograd.grad(answer, noisy, direction)[0] for answer in (guided, predict(1.0))]
+    torch.testing.assert_close(*derivatives)
+
+
 def test_guidance_is_the_checkpoints_unless_a_call_says_otherwise(plain_pipe: ColorizationPipeline) -> None:
     gray = photo(40, 40)
 

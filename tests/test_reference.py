@@ -30,22 +30,23 @@ def made_up(seed: int, *, tint: float) -> tuple[torch.Tensor, torch.Tensor]:
 def test_the_palette_becomes_the_reference_s() -> None:
     lightness, chroma = made_up(0, tint=1.0)
     lightness = 20 + 0.6 * lightness  # within what the reference shows
-    palette = fit_palette(*made_up(1, tint=-1.5))
-    steered = PaletteSteer(palette, lightness, scale=40.0, strength=1.0)(chroma / 40, chroma / 40) * 40
+    palette = fit_palette(*made_up(1, tint=-1.2))
+    steered = PaletteSteer(palette, lightness, scale=40.0, steps=1, share=1.0)(chroma / 40, chroma / 40) * 40
     found = fit_palette(lightness, steered)
     for name in ("offset", "slope", "covariance"):
         assert torch.allclose(getattr(found, name), getattr(palette, name), rtol=2e-2, atol=2e-2), name
 
 
-def test_what_is_lighter_than_the_reference_is_not_extrapolated() -> None:
+def test_what_the_reference_does_not_show_keeps_its_own_colours() -> None:
     lightness, chroma = made_up(1, tint=1.0)
     palette = fit_palette(lightness * 0.3, chroma)  # a dark reference, whose colours go far with lightness
-    level = torch.tensor([5.0, 20, 60, 99]).reshape(1, 1, 2, 2)
-    steered = PaletteSteer(palette, level, scale=1.0, strength=1.0)(
-        torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2)
-    ).flatten(2)
-    assert torch.allclose(steered[..., 2], steered[..., 3], atol=1e-4)
-    assert (steered[..., 1] - steered[..., 0]).norm() > 3
+    level = torch.tensor([5.0, 20, 30, 60, 99]).reshape(1, 1, 1, 5)
+    steer = PaletteSteer(palette, level, scale=1.0, steps=1, share=1.0)
+    steered = steer(torch.zeros(1, 2, 1, 5), torch.zeros(1, 2, 1, 5)).norm(dim=1).flatten()
+    lightest = palette.offset + palette.slope * palette.lightest
+    assert steered[0] > 3 and steered[1] > 3
+    assert steered[2] <= lightest.norm() + 1e-3  # a little lighter than what is there: as the lightest there
+    assert steered[3] < 0.5 and steered[4] < 1e-3  # much lighter
 
 
 def test_least_squares_as_numpy_s() -> None:
@@ -58,14 +59,27 @@ def test_least_squares_as_numpy_s() -> None:
 def test_a_photo_s_own_palette_changes_nothing() -> None:
     lightness, chroma = made_up(3, tint=1.0)
     lightness = torch.where(lightness > 50, 70.0, 50.0)
-    same = PaletteSteer(fit_palette(lightness, chroma), lightness, scale=40.0, strength=1.0)(chroma / 40, chroma / 40)
-    assert torch.allclose(same * 40, chroma, atol=0.02)
+    steer = PaletteSteer(fit_palette(lightness, chroma), lightness, scale=40.0, steps=1, share=1.0)
+    assert torch.allclose(steer(chroma / 40, chroma / 40) * 40, chroma, atol=0.02)
+
+
+def test_many_steps_go_as_far_as_one() -> None:
+    lightness, chroma = made_up(0, tint=1.0)
+    lightness = torch.where(lightness > 50, 70.0, 50.0)
+    palette = fit_palette(lightness, chroma + torch.tensor([-9.0, 4.0]).reshape(1, 2, 1, 1))
+    for steps in (1, 3, 20):
+        steer, moved = PaletteSteer(palette, lightness, scale=40.0, steps=steps, share=0.6), chroma / 40
+        for _ in range(steps):
+            moved = steer(moved, moved)
+        shift = (moved * 40 - chroma).mean((2, 3))
+        assert torch.allclose(shift, torch.tensor([[-5.4, 2.4]]), atol=0.02), steps
 
 
 def test_a_grey_guess_is_not_stretched_without_bound() -> None:
     lightness, chroma = made_up(4, tint=1.0)
+    lightness = torch.where(lightness > 50, 70.0, 50.0)
     nearly_grey = (chroma - chroma.mean((2, 3), keepdim=True)) * 0.01
-    steered = PaletteSteer(fit_palette(lightness, chroma), lightness, scale=1.0, strength=1.0)(
+    steered = PaletteSteer(fit_palette(lightness, chroma), lightness, scale=1.0, steps=1, share=1.0)(
         nearly_grey, nearly_grey
     )
     left = steered - torch.einsum("bi,bjhw->bihw", fit_palette(lightness, steered).slope, lightness)
