@@ -30,6 +30,9 @@ _CIE_SLOPE = 7.787
 _GAMUT_TOLERANCE = 1e-4  # far below half an 8-bit step; absorbs that the matrix's row sums are not exactly the white
 _BISECTIONS = 14  # chroma found to 1/16384 of its value: below 0.01 in CIELAB units
 
+# The same tolerance in linear light, by the slopes of the transfer function at 0 and at 1
+_LINEAR_BOUNDS = (-_GAMUT_TOLERANCE / 12.92, 1 + _GAMUT_TOLERANCE * 2.4 / 1.055)
+
 # Of the fast conversion to 8 bits
 _CODES = 2**16  # steps of linear light with a code value each: the darkest code is 23 steps wide
 _LINEAR_TOLERANCE = _GAMUT_TOLERANCE / 12.92
@@ -80,9 +83,14 @@ def lab_to_rgb(lab: torch.Tensor) -> torch.Tensor:
     lightness, a, b = lab.unbind(-3)
     fy = (lightness + 16) / 116
     f = torch.stack((fy + a / 500, fy, fy - b / 200), dim=-3)
-    xyz = torch.where(f**3 > _CIE_EPSILON, f**3, (f - 16 / 116) / _CIE_SLOPE)
-    xyz = xyz * _matrix((_WHITE_D65,), lab).reshape(3, 1, 1)
+    xyz = _relative_xyz(f) * _matrix((_WHITE_D65,), lab).reshape(3, 1, 1)
     return linear_to_srgb(_mix_channels(_RGB_FROM_XYZ.to(lab), xyz))
+
+
+def _relative_xyz(f: torch.Tensor) -> torch.Tensor:
+    """CIELAB's f of each of X, Y, Z back to its ratio to white. Any shape."""
+    cube = f * f * f
+    return torch.where(cube > _CIE_EPSILON, cube, (f - 16 / 116) / _CIE_SLOPE)
 
 
 def lightness_to_gray(lightness: torch.Tensor) -> torch.Tensor:
@@ -255,13 +263,16 @@ def _chroma_limits() -> torch.Tensor:
 
 def _fit_pixels(pixels: torch.Tensor) -> torch.Tensor:
     """CIELAB pixels ``[3, N]``, L* in [0, 100], with as much of their chroma as sRGB can show."""
-    pixels = pixels.unsqueeze(-1)  # [3, N, 1]
-    low, high = torch.zeros_like(pixels[:1]), torch.ones_like(pixels[:1])
+    lightness, a, b = pixels
+    fy, slopes = (lightness + 16) / 116, torch.stack((a / 500, torch.zeros_like(a), -b / 200))
+    white = _matrix((_WHITE_D65,), pixels).reshape(3, 1)
+    matrix, (lowest, highest) = _RGB_FROM_XYZ.to(pixels), _LINEAR_BOUNDS
+    share, width = torch.zeros_like(fy), 1.0
     for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        fits = _displayable(lab_to_rgb(torch.cat((pixels[:1], pixels[1:] * middle))))
-        low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
-    return torch.cat((pixels[:1], pixels[1:] * low)).squeeze(-1)
+        width /= 2
+        linear = matrix @ (_relative_xyz(fy + slopes * (share + width)) * white)
+        share += width * ((linear >= lowest) & (linear <= highest)).all(dim=0)
+    return torch.cat((pixels[:1], pixels[1:] * share))
 
 
 def _displayable(rgb: torch.Tensor) -> torch.Tensor:
