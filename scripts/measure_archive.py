@@ -2,6 +2,7 @@
 
     python scripts/measure_archive.py size --photo scan.jpg           time and peak memory against megapixels
     python scripts/measure_archive.py throughput --photo scan.jpg     photos a second against the network's own rate
+    python scripts/measure_archive.py processes --photo scan.jpg      one process against two that share the folder
     python scripts/measure_archive.py flat --photo scan.jpg           peak memory of 50 and of 500 photos
     python scripts/measure_archive.py working-size --photos FOLDER    colour difference between working sizes
 
@@ -13,6 +14,7 @@ import contextlib
 import io
 import json
 import math
+import os
 import resource
 import subprocess
 import sys
@@ -29,6 +31,7 @@ from PIL import Image
 from colorized_pipeline import load_default
 from colorized_pipeline.color import rgb_to_lab
 from colorized_pipeline.files import PHOTO_SUFFIXES
+from colorized_pipeline.scans import hash_file
 
 _GRAIN = 4.0  # standard deviation, 8-bit code values
 
@@ -50,23 +53,24 @@ def resize(photo: Path, megapixels: float, *, number: int = 0) -> Image.Image:
     return Image.fromarray((np.asarray(smooth) + _GRAIN * grain).clip(0, 255).astype(np.uint8))
 
 
-def run_command(words: list[str]) -> tuple[float, float]:
-    """Seconds and peak MiB of ``colorized colorize`` in a process of its own, without the start of Python."""
+def run_command(words: list[str]) -> tuple[float, float, float]:
+    """Seconds by the clock and of processor time, and peak MiB, of ``colorized colorize`` in a process of its own, without the start of Python."""
     script = (
-        "import sys, time, resource, json\n"
+        "import sys, time, re, json\n"
         "from colorized_pipeline import cli\n"
-        "started = time.monotonic()\n"
+        "started, used = time.monotonic(), time.process_time()\n"
         "try: cli.app(sys.argv[1:], standalone_mode=False)\n"
-        "finally: print(json.dumps([time.monotonic() - started,"
-        " resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]), file=sys.stderr)\n"
+        # Not ru_maxrss, which a process inherits from the one that starts it
+        "finally: print(json.dumps([time.monotonic() - started, time.process_time() - used,"
+        " int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) / 1024]), file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", script, "colorize", *words], capture_output=True, text=True)
-    seconds, peak = json.loads(done.stderr.splitlines()[-1])
-    return seconds, peak
+    seconds, used, peak = json.loads(done.stderr.splitlines()[-1])
+    return seconds, used, peak
 
 
 def measure_size(photo: Path, megapixels: list[float], options: list[str]) -> None:
-    print("| megapixels | format | time | peak memory |\n| --- | --- | --- | --- |")
+    print("| megapixels | format | time | processor time | peak memory |\n| --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         for size in megapixels:
@@ -75,8 +79,8 @@ def measure_size(photo: Path, megapixels: list[float], options: list[str]) -> No
             tifffile.imwrite(work / "a.tif", np.asarray(image).astype(np.uint16) * 257, compression="lzw")
             for file, kind in (("a.jpg", "8-bit JPEG"), ("a.tif", "16-bit TIFF")):
                 words = [str(work / file), "-o", str(work / f"out-{file}"), "--overwrite", *options]
-                seconds, peak = run_command([*words, "--device", "cpu"])
-                print(f"| {size:g} | {kind} | {seconds:.1f} s | {peak:.0f} MiB |", flush=True)
+                seconds, used, peak = run_command([*words, "--device", "cpu"])
+                print(f"| {size:g} | {kind} | {seconds:.1f} s | {used:.1f} s | {peak:.0f} MiB |", flush=True)
 
 
 def measure_flat(photo: Path, megapixels: float, counts: list[int], options: list[str]) -> None:
@@ -88,7 +92,7 @@ def measure_flat(photo: Path, megapixels: float, counts: list[int], options: lis
             make_photos(photo, work / "in", range(made, count), megapixels=megapixels)
             made = count
             words = [str(work / "in"), "-o", str(work / f"out{count}"), "-r", *options, "--device", "cpu"]
-            seconds, peak = run_command(words)
+            seconds, _, peak = run_command(words)
             print(f"| {count} | {seconds:.0f} s | {peak:.0f} MiB |", flush=True)
 
 
@@ -125,6 +129,33 @@ def measure_throughput(
         print(f"| {number} | {count / whole[0]:.2f} | {count / alone[0]:.2f} | {ratios} |")
     used = [f"{np.median([one[1] for one in column]) / count:.3f} s" for column in zip(*rows, strict=True)]
     print(f"processor time a photo: {used[0]} in all, {used[1]} in the network")
+
+
+def measure_processes(photo: Path, megapixels: float, count: int, options: list[str]) -> None:
+    """The same folder by one process and by two that share it; by the clock, the start of Python included."""
+    launchers = {
+        "one process": [sys.executable],
+        "torchrun, 2": [sys.executable, *"-m torch.distributed.run --standalone --nproc_per_node 2".split()],
+        "accelerate launch, 2": [
+            *(sys.executable, "-m", "accelerate.commands.launch"),
+            *"--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no".split(),
+        ],
+    }
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    print("| run by | time | photos/s | results |\n| --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as name:
+        work, known = Path(name), None
+        make_photos(photo, work / "in", range(count), megapixels=megapixels)
+        for number, (words, launcher) in enumerate(launchers.items()):
+            output = work / f"out{number}"
+            command = [*launcher, "-m", "colorized_pipeline", "colorize", str(work / "in"), "-o", str(output), "-r"]
+            started = time.monotonic()
+            subprocess.run([*command, *options, "--device", "cpu"], env=environment, capture_output=True, check=True)
+            seconds = time.monotonic() - started
+            found = {file.name: hash_file(file) for file in output.glob("*.jpg")}
+            known = known or found
+            same = "equal to the byte" if found == known and len(found) == count else "DIFFERENT"
+            print(f"| {words} | {seconds:.1f} s | {count / seconds:.2f} | {same} |", flush=True)
 
 
 def _clock(work: Callable[[], None]) -> tuple[float, float]:
@@ -186,12 +217,12 @@ def measure_working_size(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["size", "throughput", "flat", "working-size"])
+    parser.add_argument("what", choices=["size", "throughput", "processes", "flat", "working-size"])
     parser.add_argument("--photo", type=Path, help="a photo, scaled to each size")
     parser.add_argument("--photos", type=Path, help="a folder of photos")
     parser.add_argument("--megapixels", type=float, nargs="+", help="sizes to measure")
     parser.add_argument("--counts", type=int, nargs="+", default=[50, 500], help="photos of the runs of 'flat'")
-    parser.add_argument("--count", type=int, default=24, help="photos of 'throughput' and 'working-size'")
+    parser.add_argument("--count", type=int, default=24, help="photos of 'throughput', 'processes', 'working-size'")
     parser.add_argument("--sizes", type=int, nargs="+", default=[96, 128, 160, 192, 224, 256], help="working sizes")
     parser.add_argument("--seeds", type=int, default=2, help="of 'working-size'")
     parser.add_argument("--steps", type=int, help="denoising steps; the checkpoint's default if not given")
@@ -206,6 +237,8 @@ def main() -> None:
     print(f"torch {torch.__version__}, {steps} steps, guidance {guidance:g}\n")
     if args.what == "size":
         measure_size(args.photo, args.megapixels or [0.3, 3, 12, 100], options)
+    elif args.what == "processes":
+        measure_processes(args.photo, (args.megapixels or [3.0])[0], args.count, options)
     elif args.what == "flat":
         measure_flat(args.photo, (args.megapixels or [3.0])[0], args.counts, options)
     elif args.what == "throughput":
