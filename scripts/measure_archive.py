@@ -54,7 +54,7 @@ def resize(photo: Path, megapixels: float, *, number: int = 0) -> Image.Image:
 
 
 def run_command(words: list[str]) -> tuple[float, float, float]:
-    """Seconds by the clock and of processor time, and peak MiB, of ``colorized colorize`` in a process of its own, without the start of Python."""
+    """Seconds by the clock, of processor time, and peak MiB of ``colorized colorize``, without the start of Python."""
     script = (
         "import sys, time, re, json\n"
         "from colorized_pipeline import cli\n"

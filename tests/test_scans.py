@@ -400,9 +400,9 @@ def test_tiff_directories_are_sound(described: Path, tmp_path: Path) -> None:
 def test_a_caption_in_exif_alone_comes_before_the_note() -> None:
     """Programs show dc:description where there is one, so that our note alone would hide the scan's caption."""
     label = Label("a.jpg", "0" * 64, {})
-    assert read_xmp(build_xmp(label, description="Old mill"))["dc:description"] == f"Old mill [{NOTE}]"
-    told = build_xmp(label, description="from XMP")  # a packet with a description of its own wins
-    kept = read_xmp(build_xmp(label, xmp=told, description="Old mill"))["dc:description"]
+    assert read_xmp(build_xmp(label, caption="Old mill"))["dc:description"] == f"Old mill [{NOTE}]"
+    told = build_xmp(label, caption="from XMP")  # a packet with a description of its own wins
+    kept = read_xmp(build_xmp(label, xmp=told, caption="Old mill"))["dc:description"]
     assert kept.startswith("from XMP [") and "Old mill" not in kept
 
 
