@@ -603,14 +603,16 @@ class Batch:
 
     def _label(self, photo: _Open, picture: Picture) -> bytes:
         label, metadata = self._describe(photo, picture), photo.scan.metadata
+        caption = metadata.exif.get(270)  # ImageDescription
+        caption = caption if isinstance(caption, str) else None
         try:
-            xmp = build_xmp(label, xmp=metadata.xmp, iptc=metadata.iptc)
+            xmp = build_xmp(label, xmp=metadata.xmp, iptc=metadata.iptc, caption=caption)
             if len(xmp) <= MAX_XMP.get(photo.format_name, len(xmp)):
                 return xmp
             metadata.notes.append("its XMP is too long for this format and is left out; our label is in")
         except ValueError as error:
             metadata.notes.append(f"its {error} and is left out; our label is in")
-        return build_xmp(label, iptc=metadata.iptc)
+        return build_xmp(label, iptc=metadata.iptc, caption=caption)
 
     # The manifest
 

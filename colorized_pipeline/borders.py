@@ -1,5 +1,7 @@
 """Finding the picture inside a scan's plain borders, so that mounts and padding stay grey."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -23,7 +25,10 @@ def find_picture(photo: Lightness) -> tuple[int, int, int, int]:
     whole = (0, 0, photo.height, photo.width)
     if min(photo.height, photo.width) < 32:
         return whole
-    small, scale = _shrink(photo)
+    factor = max(1, max(photo.height, photo.width) // _ANALYSED_EDGE)
+    if not _may_have_borders(photo, factor):
+        return whole
+    small, scale = _shrink(photo, factor)
     top, bottom = _opposite_borders(small)
     left, right = _opposite_borders(small[top : small.shape[0] - bottom or None].T)
     if not (top or left):
@@ -39,9 +44,25 @@ def find_picture(photo: Lightness) -> tuple[int, int, int, int]:
     )
 
 
-def _shrink(photo: Lightness) -> tuple[torch.Tensor, tuple[float, float]]:
-    """L* ``[h, w]`` by averaging whole pixels, and how many of the photo's rows and columns one stands for."""
-    factor = max(1, max(photo.height, photo.width) // _ANALYSED_EDGE)
+def _may_have_borders(photo: Lightness, factor: int) -> bool:
+    """Whether two opposite edges are plain as far in as the thinnest border reaches: most photos need no more look."""
+    for height, turned in ((photo.height, False), (photo.width, True)):
+        rows = math.ceil(height / factor)
+        least = math.ceil(_least(rows))
+        strips = [(0, least * factor), ((rows - least) * factor, height)]
+        if turned:
+            parts = [photo.crop(0, start, photo.height, stop) for start, stop in strips]
+        else:
+            parts = [photo.crop(start, 0, stop, photo.width) for start, stop in strips]
+        first, last = (_shrink(part, factor)[0] for part in parts)
+        ends = (first.T, last.T) if turned else (first, last)
+        if min(_plain_ends(*ends)) >= least:
+            return True
+    return False
+
+
+def _shrink(photo: Lightness, factor: int) -> tuple[torch.Tensor, tuple[float, float]]:
+    """L* ``[h, w]``, means of ``factor`` x ``factor`` pixels, and how many rows and columns one stands for."""
     rows: list[torch.Tensor] = []
     for top, bottom in photo.strips(multiple_of=factor):
         groups, rest = divmod(bottom - top, factor)
@@ -58,12 +79,22 @@ def _opposite_borders(small: torch.Tensor) -> tuple[int, int]:
     height = small.shape[0]
     if height < 8 or small.shape[1] < 8:
         return 0, 0
-    level_top, level_bottom = small[0].median(), small[-1].median()
+    first, last = _plain_ends(small, small)
+    least, most = _least(height), _LARGEST * height
+    return (first, last) if least <= first <= most and least <= last <= most else (0, 0)
+
+
+def _least(rows: int) -> float:
+    """Rows of the thinnest border that counts."""
+    return max(2, _SMALLEST * rows)
+
+
+def _plain_ends(first: torch.Tensor, last: torch.Tensor) -> tuple[int, int]:
+    """How many rows are plain, from the top of one and from the bottom of the other; 0 if the edges' levels differ."""
+    level_top, level_bottom = first[0].median(), last[-1].median()
     if (level_top - level_bottom).abs() > _SAME_LEVEL:
         return 0, 0
-    first, last = _plain_rows(small, level_top), _plain_rows(small.flip(0), level_bottom)
-    least, most = max(2, _SMALLEST * height), _LARGEST * height
-    return (first, last) if least <= first <= most and least <= last <= most else (0, 0)
+    return _plain_rows(first, level_top), _plain_rows(last.flip(0), level_bottom)
 
 
 def _plain_rows(small: torch.Tensor, level: torch.Tensor) -> int:

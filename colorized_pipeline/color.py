@@ -9,6 +9,7 @@ conversions can serve as an independent oracle.
 
 import math
 import sys
+import threading
 from functools import cache
 
 import numpy as np
@@ -29,10 +30,14 @@ _CIE_SLOPE = 7.787
 _GAMUT_TOLERANCE = 1e-4  # far below half an 8-bit step; absorbs that the matrix's row sums are not exactly the white
 _BISECTIONS = 14  # chroma found to 1/16384 of its value: below 0.01 in CIELAB units
 
+# The same tolerance in linear light, by the slopes of the transfer function at 0 and at 1
+_LINEAR_BOUNDS = (-_GAMUT_TOLERANCE / 12.92, 1 + _GAMUT_TOLERANCE * 2.4 / 1.055)
+
 # Of the fast conversion to 8 bits
 _CODES = 2**16  # steps of linear light with a code value each: the darkest code is 23 steps wide
 _LINEAR_TOLERANCE = _GAMUT_TOLERANCE / 12.92
 _LIMIT_ROWS, _LIMIT_HUES = 201, 1024  # L* and hue angles at which the largest chroma is known
+_AT_ONCE = 2**17  # pixels, few enough for the processor's cache
 _BYTE_SHIFTS = (0, 8, 16) if sys.byteorder == "little" else (24, 16, 8)
 
 
@@ -78,9 +83,14 @@ def lab_to_rgb(lab: torch.Tensor) -> torch.Tensor:
     lightness, a, b = lab.unbind(-3)
     fy = (lightness + 16) / 116
     f = torch.stack((fy + a / 500, fy, fy - b / 200), dim=-3)
-    xyz = torch.where(f**3 > _CIE_EPSILON, f**3, (f - 16 / 116) / _CIE_SLOPE)
-    xyz = xyz * _matrix((_WHITE_D65,), lab).reshape(3, 1, 1)
+    xyz = _relative_xyz(f) * _matrix((_WHITE_D65,), lab).reshape(3, 1, 1)
     return linear_to_srgb(_mix_channels(_RGB_FROM_XYZ.to(lab), xyz))
+
+
+def _relative_xyz(f: torch.Tensor) -> torch.Tensor:
+    """CIELAB's f of each of X, Y, Z back to its ratio to white. Any shape."""
+    cube = f * f * f
+    return torch.where(cube > _CIE_EPSILON, cube, (f - 16 / 116) / _CIE_SLOPE)
 
 
 def lightness_to_gray(lightness: torch.Tensor) -> torch.Tensor:
@@ -131,6 +141,23 @@ def lab_to_displayable_rgb(lab: torch.Tensor) -> torch.Tensor:
     return rgb.clamp(0.0, 1.0).reshape(lab.shape)
 
 
+class Scratch(threading.local):
+    """Tensors that are used again and again, each thread's its own: memory that is new costs more than sums in it."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[tuple[str, torch.dtype], torch.Tensor] = {}
+
+    def take(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """A tensor of any content. The next one of this name lies in the same memory."""
+        size, tensor = math.prod(shape), self._tensors.get((name, dtype))
+        if tensor is None or tensor.numel() < size:
+            tensor = self._tensors[name, dtype] = torch.empty(size, dtype=dtype)
+        return tensor[:size].view(shape)
+
+
+_scratch = Scratch()
+
+
 def lab_to_rgb8(lab: torch.Tensor) -> torch.Tensor:
     """CIELAB ``[3, H, W]``, float32 on the CPU, to 8-bit sRGB ``[H, W, 4]``, uint8, the fourth byte 0.
 
@@ -140,27 +167,34 @@ def lab_to_rgb8(lab: torch.Tensor) -> torch.Tensor:
     """
     _check_channels("lab", lab)
     flat = lab.reshape(3, -1)
-    steps = _linear_steps(flat)
-    outside = _outside(steps)
-    words = _code_words(steps)
-    if len(outside):
-        fitted = _limit_chroma(flat.index_select(1, outside))
-        words.index_copy_(0, outside, _code_words(_linear_steps(fitted)))
+    words = torch.empty(flat.shape[1], dtype=torch.int32)
+    outside = []
+    for start in range(0, len(words), _AT_ONCE):
+        steps = _linear_steps(flat[:, start : start + _AT_ONCE])
+        outside.append(_outside(steps) + start)
+        _code_words(steps, out=words[start : start + _AT_ONCE])
+    for indices in torch.cat(outside).split(_AT_ONCE):
+        fitted = _linear_steps(_limit_chroma(flat.index_select(1, indices)))
+        words.index_copy_(0, indices, _code_words(fitted, out=torch.empty(len(indices), dtype=torch.int32)))
     return words.view(torch.uint8).reshape(*lab.shape[1:], 4)
 
 
 def _linear_steps(lab: torch.Tensor) -> torch.Tensor:
-    """CIELAB ``[3, N]`` to linear sRGB ``[3, N]``, int32: 0 ... ``_CODES - 1`` is what can be shown."""
-    f = torch.empty_like(lab)
-    torch.add(torch.tensor(16 / 116), lab[0], alpha=1 / 116, out=f[1])
+    """CIELAB ``[3, N]`` to linear sRGB ``[3, N]``, int32: 0 ... ``_CODES - 1`` is what can be shown.
+
+    It is scratch, valid until the next call.
+    """
+    f, line = (_scratch.take(name, *lab.shape) for name in ("f", "line"))
+    torch.add(lab[0], 16, out=f[1]).mul_(1 / 116)
     torch.add(f[1], lab[1], alpha=1 / 500, out=f[0])
     torch.add(f[1], lab[2], alpha=-1 / 200, out=f[2])
     # The cube above the toe and the line in it as one sum, as torch.where costs more than all of this. What is added
     # to each of X, Y, Z comes out in each of R, G, B, so the tolerance goes in here.
     toe = _CIE_EPSILON ** (1 / 3)
-    line = f.clamp(max=toe)
+    torch.clamp(f, max=toe, out=line)
     xyz = f.clamp_(min=toe).pow_(3).add_(line, alpha=1 / _CIE_SLOPE).add_(_LINEAR_TOLERANCE - toe / _CIE_SLOPE)
-    return torch.mm(_steps_from_xyz(), xyz, out=line).int()
+    steps = torch.mm(_steps_from_xyz(), xyz, out=line)
+    return f.view(torch.int32).copy_(steps)
 
 
 @cache
@@ -171,17 +205,19 @@ def _steps_from_xyz() -> torch.Tensor:
 
 def _outside(steps: torch.Tensor) -> torch.Tensor:
     """Indices of pixels that sRGB can't show: the bits of a negative or too large number reach beyond ``_CODES``."""
-    bits = (steps[0] | steps[1]).bitwise_or_(steps[2])
+    bits = _scratch.take("bits", steps.shape[1], dtype=torch.int32)
+    torch.bitwise_or(steps[0], steps[1], out=bits).bitwise_or_(steps[2])
     return torch.from_numpy(np.flatnonzero(bits.numpy().view(np.uint32) >= _CODES))  # faster than torch's nonzero
 
 
-def _code_words(steps: torch.Tensor) -> torch.Tensor:
+def _code_words(steps: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
     """Linear sRGB ``[3, N]`` as from :func:`_linear_steps`, which are clamped, to pixels ``[N]``: a byte a channel."""
     indices = steps.clamp_(0, _CODES - 1).reshape(-1)
-    words = torch.index_select(_codes(), 0, indices, out=torch.empty_like(indices)).reshape(3, -1)
-    red, green, blue = (2**shift for shift in _BYTE_SHIFTS)
-    pixels = words[0].mul_(red) if red > 1 else words[0]
-    return pixels.add_(words[1], alpha=green).add_(words[2], alpha=blue)
+    codes = _scratch.take("line", len(indices)).view(torch.int32)
+    red, green, blue = torch.index_select(_codes(), 0, indices, out=codes).reshape(3, -1)
+    red_place, green_place, blue_place = (2**shift for shift in _BYTE_SHIFTS)
+    red = red * red_place if red_place > 1 else red
+    return torch.add(red, green, alpha=green_place, out=out).add_(blue, alpha=blue_place)
 
 
 @cache
@@ -195,26 +231,30 @@ def _codes() -> torch.Tensor:
 def _limit_chroma(lab: torch.Tensor) -> torch.Tensor:
     """CIELAB ``[3, N]`` with at most the chroma that sRGB has at this L* and hue, from :func:`_chroma_limits`."""
     lightness, a, b = lab
-    column = torch.atan2(b, a).add_(math.pi).mul_(_LIMIT_HUES / (2 * math.pi)).clamp_(0, _LIMIT_HUES - 1e-3)
+    size = a.abs().add_(b.abs()).clamp_(min=1e-6)
+    # The hue as a number from -2 to 2 that needs no arc tangent: how far along the square |a| + |b| = 1 it lies
+    hue = torch.copysign(1 - a / size, b)
+    column = hue.add_(2).mul_(_LIMIT_HUES / 4).clamp_(0, _LIMIT_HUES - 1e-3)
     row = (lightness * ((_LIMIT_ROWS - 1) / L_MAX)).clamp_(0, _LIMIT_ROWS - 1 - 1e-3)
     left, upper = column.int(), row.int()
     corner = upper * (_LIMIT_HUES + 1) + left
     corners = torch.stack((corner, corner + 1, corner + _LIMIT_HUES + 1, corner + _LIMIT_HUES + 2))
     limits = _chroma_limits().index_select(0, corners.reshape(-1)).reshape(2, 2, -1)
-    upper_limit, lower_limit = torch.lerp(limits[:, 0], limits[:, 1], column - left)
-    limit = torch.lerp(upper_limit, lower_limit, row - upper)
-    factor = limit.div_(torch.hypot(a, b)).clamp_(max=1.0)
+    upper_limit, lower_limit = torch.lerp(limits[:, 0], limits[:, 1], column.sub_(left))
+    limit = torch.lerp(upper_limit, lower_limit, row.sub_(upper))
+    factor = limit.div_(size).clamp_(max=1.0)
     return torch.stack((lightness, a * factor, b * factor))
 
 
 @cache
 def _chroma_limits() -> torch.Tensor:
-    """The largest chroma inside sRGB, flat: a row for each L*, in it the hue angles from -pi to pi."""
+    """The largest |a*| + |b*| inside sRGB, flat: a row for each L*, in it the hues of :func:`_limit_chroma`."""
     lightness = torch.linspace(0, L_MAX, _LIMIT_ROWS).repeat_interleave(_LIMIT_HUES + 1)
-    hue = torch.linspace(-math.pi, math.pi, _LIMIT_HUES + 1).repeat(_LIMIT_ROWS)
-    direction = torch.stack((hue.cos(), hue.sin()))
-    low, width = torch.zeros_like(hue), 256.0
-    for _ in range(_BISECTIONS):
+    hue = torch.linspace(-2, 2, _LIMIT_HUES + 1).repeat(_LIMIT_ROWS)
+    a = 1 - hue.abs()
+    direction = torch.stack((a, torch.copysign(1 - a.abs(), hue)))
+    low, width = torch.zeros_like(hue), 512.0
+    for _ in range(_BISECTIONS + 1):
         width /= 2
         steps = _linear_steps(torch.cat((lightness[None], direction * (low + width))))
         low += width * ((steps >= 0) & (steps < _CODES)).all(dim=0)
@@ -223,13 +263,16 @@ def _chroma_limits() -> torch.Tensor:
 
 def _fit_pixels(pixels: torch.Tensor) -> torch.Tensor:
     """CIELAB pixels ``[3, N]``, L* in [0, 100], with as much of their chroma as sRGB can show."""
-    pixels = pixels.unsqueeze(-1)  # [3, N, 1]
-    low, high = torch.zeros_like(pixels[:1]), torch.ones_like(pixels[:1])
+    lightness, a, b = pixels
+    fy, slopes = (lightness + 16) / 116, torch.stack((a / 500, torch.zeros_like(a), -b / 200))
+    white = _matrix((_WHITE_D65,), pixels).reshape(3, 1)
+    matrix, (lowest, highest) = _RGB_FROM_XYZ.to(pixels), _LINEAR_BOUNDS
+    share, width = torch.zeros_like(fy), 1.0
     for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        fits = _displayable(lab_to_rgb(torch.cat((pixels[:1], pixels[1:] * middle))))
-        low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
-    return torch.cat((pixels[:1], pixels[1:] * low)).squeeze(-1)
+        width /= 2
+        linear = matrix @ (_relative_xyz(fy + slopes * (share + width)) * white)
+        share += width * ((linear >= lowest) & (linear <= highest)).all(dim=0)
+    return torch.cat((pixels[:1], pixels[1:] * share))
 
 
 def _displayable(rgb: torch.Tensor) -> torch.Tensor:
@@ -255,17 +298,25 @@ def upsample_columns(chroma: torch.Tensor, width: int, cell: float) -> torch.Ten
     return torch.lerp(chroma.index_select(-1, lower), right, weight)
 
 
-def upsample_rows(chroma: torch.Tensor, start: int, stop: int, cell: float) -> torch.Tensor:
+def upsample_rows(
+    chroma: torch.Tensor, start: int, stop: int, cell: float, *, out: torch.Tensor | None = None
+) -> torch.Tensor:
     """Bilinear upsampling, second half: rows ``start`` to ``stop`` of the full-size picture from ``[2, h, W]``.
 
-    ``cell`` is the edge of a grid cell in full-size pixels and need not be whole. Working row by row keeps the memory
-    of a large scan bounded; both halves together equal ``F.interpolate(mode="bilinear", align_corners=False)``.
+    ``cell`` is the edge of a grid cell in full-size pixels and need not be whole; ``out`` gets the rows. Working row
+    by row keeps the memory of a large scan bounded; both halves together equal
+    ``F.interpolate(mode="bilinear", align_corners=False)``.
     """
     positions = _grid_positions(start, stop, cell, chroma).clamp(0, chroma.shape[-2] - 1)
     first, last = int(positions[0]), min(int(positions[-1]) + 1, chroma.shape[-2] - 1)
     rows = torch.arange(first, last + 1, device=chroma.device)
     weights = (1 - (positions.unsqueeze(-1) - rows).abs()).clamp(min=0)  # [stop - start, rows]
-    return weights.to(chroma.dtype) @ chroma[:, first : last + 1]
+    weights, near = weights.to(chroma.dtype), chroma[:, first : last + 1]
+    if out is None:
+        return weights @ near
+    for channel, target in zip(near, out, strict=True):  # faster than both in one product
+        torch.mm(weights, channel, out=target)
+    return out
 
 
 def _grid_positions(start: int, stop: int, cell: float, like: torch.Tensor) -> torch.Tensor:

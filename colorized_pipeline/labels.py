@@ -99,13 +99,17 @@ class Label:
     settings: Mapping[str, object]
 
 
-def build_xmp(label: Label, *, xmp: bytes | None = None, iptc: bytes | None = None) -> bytes:
+def build_xmp(
+    label: Label, *, xmp: bytes | None = None, iptc: bytes | None = None, caption: str | None = None
+) -> bytes:
     """The XMP packet of a colour copy.
 
     Args:
         label: what to say of its making.
         xmp: the scan's own packet, carried over.
         iptc: the scan's IPTC-IIM records; those that ``xmp`` doesn't tell are added as XMP.
+        caption: the scan's description in EXIF, for one without any in ``xmp`` and ``iptc``: programs show XMP's
+            description before EXIF's, and ours would hide it.
 
     Raises:
         ValueError: if ``xmp`` isn't XMP.
@@ -118,6 +122,8 @@ def build_xmp(label: Label, *, xmp: bytes | None = None, iptc: bytes | None = No
     for name, (kind, values) in read_iim(iptc or b"").items():
         carried.setdefault(name, _element(name, values, kind))
 
+    if caption:
+        carried.setdefault("dc:description", _element("dc:description", [caption], "Alt"))
     carried["dc:description"] = _with_note(carried.get("dc:description"))
     identity = "|".join((label.source_sha256, __version__, *(f"{k}={v}" for k, v in label.settings.items())))
     ours = {

@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 
 from .color import (
     L_MAX,
+    Scratch,
     gray_to_lightness,
     lab_to_displayable_rgb,
     lab_to_rgb8,
@@ -47,6 +48,9 @@ _LONGEST_OVER_WORKING_SIZE = 16  # a strip that is longer than this is scaled do
 _ENCODER_STRIDE = 32  # ImageNet networks halve their input five times
 _NEARLY_GREY = 2.0  # a mean chroma below it is no palette
 _STRIP_PIXELS = 2**17  # full-size conversion goes by strips of about this many pixels: fastest of 2^15 ... 2^20
+_SHALLOW_PIXELS = 2**20  # of a strip of 8 bits, whose conversion goes by smaller parts itself
+
+_scratch = Scratch()
 
 
 @dataclass
@@ -83,20 +87,28 @@ class Lightness:
         self._values = values
         self.height, self.width = int(values.shape[-2]), int(values.shape[-1])
 
-    def rows(self, top: int, bottom: int) -> torch.Tensor:
-        """Rows ``top`` to ``bottom`` as L* ``[1, rows, W]`` in [0, 100], float32."""
+    def rows(self, top: int, bottom: int, *, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Rows ``top`` to ``bottom`` as L* ``[1, rows, W]`` in [0, 100], float32, in ``out`` if that is given."""
         if isinstance(self._values, torch.Tensor):
-            return self._values[:, top:bottom]
+            rows = self._values[:, top:bottom]
+            return rows if out is None else out.copy_(rows)
         table = _lightness_table(np.iinfo(self._values.dtype).max)
-        codes = torch.from_numpy(self._values[top:bottom].astype(np.int32))
-        return table.index_select(0, codes.reshape(-1)).reshape(1, *codes.shape)
+        values = self._values[top:bottom]
+        codes = _scratch.take("codes", *values.shape, dtype=torch.int32)
+        codes.numpy()[:] = values
+        flat = None if out is None else out.view(-1)
+        return torch.index_select(table, 0, codes.view(-1), out=flat).view(1, *codes.shape)
 
-    def strips(self, *, multiple_of: int = 1) -> Iterator[tuple[int, int]]:
+    def crop(self, top: int, left: int, bottom: int, right: int) -> "Lightness":
+        """A part of the photo, without a copy."""
+        return Lightness(self._values[..., top:bottom, left:right])
+
+    def strips(self, *, multiple_of: int = 1, pixels: int = _STRIP_PIXELS) -> Iterator[tuple[int, int]]:
         """``(top, bottom)`` of strips of rows that are small enough to work on in the processor's cache.
 
-        All but the last have a multiple of ``multiple_of`` rows.
+        All but the last have a multiple of ``multiple_of`` rows, about ``pixels`` pixels.
         """
-        rows = max(1, _STRIP_PIXELS // (self.width * multiple_of)) * multiple_of
+        rows = max(1, pixels // (self.width * multiple_of)) * multiple_of
         for top in range(0, self.height, rows):
             yield top, min(top + rows, self.height)
 
@@ -721,20 +733,22 @@ def compose(
 
     Yields:
         sRGB ``[3, rows, W]`` in [0, 1], float32, for each of ``photo.strips()``; if not ``deep`` 8-bit sRGB
-        ``[rows, W, 4]``, much faster: see :func:`lab_to_rgb8`.
+        ``[rows, W, 4]``, much faster, for larger strips: see :func:`lab_to_rgb8`.
     """
     top, left, bottom, right = working.box
     columns = upsample_columns(chroma.float(), right - left, working.cell[1])  # [2, h, right - left]
-    for start, stop in photo.strips():
-        lab = torch.empty(3, stop - start, photo.width)
-        lab[:1] = photo.rows(start, stop)
+    for start, stop in photo.strips(pixels=_STRIP_PIXELS if deep else _SHALLOW_PIXELS):
+        lab = _scratch.take("lab", 3, stop - start, photo.width)
+        photo.rows(start, stop, out=lab[:1])
         inside = slice(max(start, top) - start, max(min(stop, bottom) - start, 0))
-        if working.box != (0, 0, photo.height, photo.width):
+        if working.box == (0, 0, photo.height, photo.width):
+            upsample_rows(columns, start, stop, working.cell[0], out=lab[1:])
+        else:
             lab[1:] = 0.0
-        if inside.start < inside.stop:
-            lab[1:, inside, left:right] = upsample_rows(
-                columns, max(start, top) - top, min(stop, bottom) - top, working.cell[0]
-            )
+            if inside.start < inside.stop:
+                lab[1:, inside, left:right] = upsample_rows(
+                    columns, max(start, top) - top, min(stop, bottom) - top, working.cell[0]
+                )
         yield lab_to_displayable_rgb(lab) if deep else lab_to_rgb8(lab)
 
 
@@ -774,8 +788,10 @@ def _to_output(
     """Collect the strips of :func:`compose`, deep ones but for "pil", without a second full-size copy."""
     if output_type == "pil":
         pixels = np.empty((photo.height, photo.width, 3), np.uint8)
-        for (top, bottom), rgb in zip(photo.strips(), strips, strict=True):
-            pixels[top:bottom] = rgb.numpy()[..., :3]
+        top = 0
+        for rgb in strips:
+            pixels[top : top + len(rgb)] = rgb.numpy()[..., :3]
+            top += len(rgb)
         return PIL.Image.fromarray(pixels)
     full = torch.empty(3, photo.height, photo.width)
     for (top, bottom), rgb in zip(photo.strips(), strips, strict=True):

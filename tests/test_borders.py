@@ -10,6 +10,7 @@ from PIL import Image
 from skimage import data as skimage_data
 from typer.testing import CliRunner
 
+from colorized_pipeline import borders
 from colorized_pipeline.borders import find_picture
 from colorized_pipeline.cli import app
 from colorized_pipeline.color import rgb_to_lab
@@ -58,6 +59,22 @@ def test_scaling_of_a_large_scan() -> None:
     gray = np.kron(mounted(40, 40, 40, 40, level=230), np.ones((5, 5), np.uint8))
     box = find_picture(Lightness(gray))
     assert np.abs(np.subtract(box, (200, 200, 1700, 2200))).max() <= 10
+
+
+def test_a_quick_look_at_the_edges_never_changes_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(5)
+    photos = []
+    for _ in range(40):
+        sides = random.integers(0, 50, 4) * random.integers(0, 2, 4)
+        gray = mounted(*sides.tolist(), level=int(random.integers(0, 256)), noise=float(random.integers(0, 3)))
+        photos.append(Lightness(gray.repeat(random.integers(1, 6), axis=0).repeat(random.integers(1, 6), axis=1)))
+        sides[2:] = sides[:2]
+        photos.append(Lightness(mounted(*sides.tolist())))
+    found = [find_picture(photo) for photo in photos]
+    monkeypatch.setattr(borders, "_may_have_borders", lambda *_: True)
+    assert found == [find_picture(photo) for photo in photos]
+    bordered = sum(box != (0, 0, photo.height, photo.width) for box, photo in zip(found, photos, strict=True))
+    assert 10 < bordered < 70
 
 
 def test_borders_get_no_colour(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """CIELAB against scikit-image, gamut mapping and chroma grids by their invariants."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -136,6 +138,23 @@ def test_8_bit_codes_of_colours_that_srgb_lacks() -> None:
     assert (kept[0] - lab[0]).abs().max() < 0.5 and (kept[0] - lab[0]).abs().mean() < 0.08
 
 
+def test_8_bit_codes_in_several_threads() -> None:
+    """The scratch memory is each thread's own, and results aren't in it; parts of any number make the whole."""
+    generator = torch.Generator().manual_seed(5)
+    labs = [
+        torch.rand(3, rows, 900, generator=generator) * torch.tensor([100.0, 120.0, 120.0]).reshape(3, 1, 1)
+        - torch.tensor([0.0, 60.0, 60.0]).reshape(3, 1, 1)
+        for rows in (7, 90, 300, 20, 150) * 3
+    ]
+    alone = [lab_to_rgb8(lab) for lab in labs]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lab_to_rgb8, labs))
+    assert all(torch.equal(*pair) for pair in zip(alone, together, strict=True))
+    for lab, codes in zip(labs, alone, strict=True):
+        for row in (0, -1):
+            assert torch.equal(lab_to_rgb8(lab[:, row].unsqueeze(1)), codes[row].unsqueeze(0))
+
+
 def test_8_bit_greys_stay_as_they_are() -> None:
     codes = torch.arange(256)
     lightness = gray_to_lightness(codes / 255).reshape(1, 16, 16)
@@ -171,5 +190,8 @@ def test_upsampling_equals_interpolate_in_any_strips(size: tuple[int, int]) -> N
     columns = upsample_columns(chroma, width, width / 9)
     whole = upsample_rows(columns, 0, height, height / 6)
     assert (whole - expected).abs().max() < 1e-5
+    given = torch.empty(2, height, width)
+    assert upsample_rows(columns, 0, height, height / 6, out=given) is given
+    assert (given - whole).abs().max() < 1e-6
     strips = [upsample_rows(columns, top, min(top + 7, height), height / 6) for top in range(0, height, 7)]
     assert (torch.cat(strips, dim=1) - whole).abs().max() < 1e-5

@@ -17,7 +17,7 @@ from skimage import color as skimage_color
 from skimage import data as skimage_data
 
 from colorized_pipeline.copies import FORMATS, ColourPage, read_label, write_copy
-from colorized_pipeline.labels import Label, build_xmp, read_xmp
+from colorized_pipeline.labels import NOTE, Label, build_xmp, read_xmp
 from colorized_pipeline.scans import Metadata, TooLargeError, open_scan
 
 GREY8 = np.ascontiguousarray(skimage_data.camera()[100:160, 200:280])  # 60 x 80
@@ -395,6 +395,15 @@ def test_tiff_directories_are_sound(described: Path, tmp_path: Path) -> None:
     assert "Error" not in str(warnings)
     with Image.open(tmp_path / "copy.tif") as image:
         assert image.getexif().get_ifd(0x8769)[0x9003] == "1911:02:03 04:05:06"
+
+
+def test_a_caption_in_exif_alone_comes_before_the_note() -> None:
+    """Programs show dc:description where there is one, so that our note alone would hide the scan's caption."""
+    label = Label("a.jpg", "0" * 64, {})
+    assert read_xmp(build_xmp(label, caption="Old mill"))["dc:description"] == f"Old mill [{NOTE}]"
+    told = build_xmp(label, caption="from XMP")  # a packet with a description of its own wins
+    kept = read_xmp(build_xmp(label, xmp=told, caption="Old mill"))["dc:description"]
+    assert kept.startswith("from XMP [") and "Old mill" not in kept
 
 
 def test_labels_are_the_same_bytes_every_time() -> None:
