@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from .color import downsample_chroma, fit_gamut, lab_to_rgb, lightness_to_gray, rgb_to_lab
 
 FEATURE_SIZE = 224  # edge in pixels at which EfficientNet-Lite0 was trained
+_AT_ONCE = 64  # photos
 
 
 def colourfulness(rgb: torch.Tensor) -> torch.Tensor:
@@ -175,6 +176,11 @@ def grid_ceiling(truth: torch.Tensor, cell: int) -> torch.Tensor:
     return lab_to_rgb(fit_gamut(torch.cat((truth[:, :1], chroma), dim=1))).clamp(0, 1)
 
 
+def in_batches(work: Callable[..., torch.Tensor], *photos: torch.Tensor) -> torch.Tensor:
+    """``work`` of photos ``[N, ...]`` a few at a time: thousands at once need gigabytes for what lies between."""
+    return torch.cat([work(*parts) for parts in zip(*(photo.split(_AT_ONCE) for photo in photos), strict=True)])
+
+
 class Comparison:
     """Sets of results against one set of true photos, whose features are computed once.
 
@@ -192,11 +198,11 @@ class Comparison:
         cache: Path | None = None,
     ) -> None:
         self.truth = truth
-        self.truth_rgb = lab_to_rgb(truth).clamp(0, 1)
+        self.truth_rgb = in_batches(lambda lab: lab_to_rgb(lab).clamp(0, 1), truth)
         self.extract = extract or Lite0Features()
         self._reference = self._features(self.truth_rgb, cache)
         self._statistics = feature_statistics(self._reference)
-        self._grey_distance = self._distance(self._features(grey_baseline(truth), cache))
+        self._grey_distance = self._distance(self._features(in_batches(grey_baseline, truth), cache))
 
     def _features(self, rgb: torch.Tensor, cache: Path | None) -> torch.Tensor:
         if cache is None:
@@ -223,10 +229,10 @@ class Comparison:
         (dB), ``ssim``, ``delta_e`` (CIEDE2000). Of the set: ``fd_lite0``, ``kid_lite0`` and ``closed``, the part
         1 - FD / FD_grey of the way from grey to truth.
         """
-        features, lab = self.extract(results), rgb_to_lab(results)
+        features, lab = self.extract(results), in_batches(rgb_to_lab, results)
         distance = self._distance(features)
-        colours = colourfulness(results).mean().item()
-        true_colours = colourfulness(self.truth_rgb).mean().item()
+        colours = in_batches(colourfulness, results).mean().item()
+        true_colours = in_batches(colourfulness, self.truth_rgb).mean().item()
         return {
             "fd_lite0": distance,
             "closed": 1 - distance / self._grey_distance,
@@ -234,8 +240,8 @@ class Comparison:
             "colourfulness": colours,
             "colourfulness_truth": true_colours,
             "colourfulness_ratio": colours / true_colours,
-            "psnr": psnr(results, self.truth_rgb).mean().item(),
-            "ssim": ssim(results, self.truth_rgb).mean().item(),
-            "delta_e": delta_e(lab, self.truth).mean().item(),
+            "psnr": in_batches(psnr, results, self.truth_rgb).mean().item(),
+            "ssim": in_batches(ssim, results, self.truth_rgb).mean().item(),
+            "delta_e": in_batches(delta_e, lab, self.truth).mean().item(),
             "lightness_error": (lab[:, 0] - self.truth[:, 0]).abs().mean().item(),
         }

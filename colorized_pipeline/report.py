@@ -17,7 +17,17 @@ from . import __version__
 from .bound import VariationalBound, mean_and_error, variational_bound
 from .color import fit_gamut, lab_to_rgb, lightness_to_gray, rgb_to_lab
 from .data import ColorizationDataset
-from .evaluation import Comparison, delta_e, diversity, grey_baseline, grid_ceiling, inception_fid, psnr, ssim
+from .evaluation import (
+    Comparison,
+    delta_e,
+    diversity,
+    grey_baseline,
+    grid_ceiling,
+    in_batches,
+    inception_fid,
+    psnr,
+    ssim,
+)
 from .pipeline import ColorizationPipeline
 
 BIN_WIDTH = 1.0  # CIELAB units: chroma is told to one unit of a* and b*, about what the eye can tell
@@ -124,8 +134,10 @@ def evaluate(
         "weights": weights_digest(pipe),
         "hardware": hardware(pipe.device),
         "rows": {
-            "grey": comparison.figures(grey_baseline(truth)),
-            "true chroma on the model's grid": comparison.figures(grid_ceiling(truth, pipe.config.luma_factor)),
+            "grey": comparison.figures(in_batches(grey_baseline, truth)),
+            "true chroma on the model's grid": comparison.figures(
+                in_batches(lambda lab: grid_ceiling(lab, pipe.config.luma_factor), truth)
+            ),
         },
     }
     if _one_pass_is_the_mean(pipe):
@@ -180,9 +192,13 @@ def _film_figures(
     """Colours drawn for photos seen through an old film, shown on the clean lightness: only colour is compared."""
     degraded = dataset.through_film()
     lightness = torch.stack([degraded[0, index]["lightness"] for index in range(len(degraded))])
-    chroma = rgb_to_lab(colorize(pipe, lightness, **drawn))[:, 1:]
-    lab = fit_gamut(torch.cat((comparison.truth[:, :1], chroma), dim=1))
-    return comparison.figures(lab_to_rgb(lab).clamp(0, 1))
+
+    def on_clean(result: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        lab = fit_gamut(torch.cat((truth[:, :1], rgb_to_lab(result)[:, 1:]), dim=1))
+        return lab_to_rgb(lab).clamp(0, 1)
+
+    results = colorize(pipe, lightness, **drawn)
+    return comparison.figures(in_batches(on_clean, results, comparison.truth))
 
 
 def _variant_figures(
@@ -275,7 +291,7 @@ def hardware(device: torch.device) -> str:
 
 def contact_sheet(results: torch.Tensor, truth: torch.Tensor) -> Image.Image:
     """Best, median and worst photos by CIEDE2000, each as grey, result and truth."""
-    errors = delta_e(rgb_to_lab(results), truth)
+    errors = in_batches(lambda result, lab: delta_e(rgb_to_lab(result), lab), results, truth)
     order = errors.argsort().tolist()
     shown = min(_SHEET_PHOTOS, len(order))
     middle = (len(order) - shown) // 2
@@ -283,10 +299,11 @@ def contact_sheet(results: torch.Tensor, truth: torch.Tensor) -> Image.Image:
     edge, caption = truth.shape[-1], 14
     sheet = Image.new("RGB", (4 * 3 * edge, 3 * 2 * (edge + caption)), "white")
     draw = ImageDraw.Draw(sheet)
-    grays, truths = grey_baseline(truth), lab_to_rgb(truth).clamp(0, 1)
     for part, (title, indices) in enumerate(parts.items()):
         for place, index in enumerate(indices):
-            triple = torch.cat((grays[index], results[index], truths[index]), dim=-1).movedim(0, -1)
+            lab = truth[index : index + 1]
+            row = (grey_baseline(lab)[0], results[index], lab_to_rgb(lab)[0].clamp(0, 1))
+            triple = torch.cat(row, dim=-1).movedim(0, -1)
             left, top = place % 4 * 3 * edge, (2 * part + place // 4) * (edge + caption)
             text = f"{title}: CIEDE2000 {errors[index]:.1f}  (grey, result, truth)"
             draw.text((left + 2, top + 1), text, fill="black")
