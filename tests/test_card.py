@@ -10,14 +10,19 @@ from colorized_pipeline import load_default
 from colorized_pipeline.report import card_block, weights_digest
 
 ROOT = Path(__file__).parents[1]
-FIGURES = json.loads((ROOT / "docs" / "evaluation" / "validation.json").read_text())
+REPORTS = {
+    split: json.loads((ROOT / "docs" / "evaluation" / f"{split}.json").read_text()) for split in ("validation", "test")
+}
+FIGURES = REPORTS["test"]
 
 
-def test_report_is_of_the_shipped_checkpoint() -> None:
-    pipe = load_default()
-    assert FIGURES["weights"] == weights_digest(pipe)
-    assert FIGURES["steps"] == pipe.config.default_steps
-    assert FIGURES["guidance"] == pipe.config.default_guidance
+@pytest.mark.parametrize("split", REPORTS)
+def test_report_is_of_the_shipped_checkpoint(split: str) -> None:
+    pipe, report = load_default(), REPORTS[split]
+    assert report["set"].startswith(f"{split}-")
+    assert report["weights"] == weights_digest(pipe)
+    assert report["steps"] == pipe.config.default_steps
+    assert report["guidance"] == pipe.config.default_guidance
 
 
 @pytest.mark.parametrize("name", ["README.md", "model_card.md"])
