@@ -202,7 +202,7 @@ class Comparison:
         self.extract = extract or Lite0Features()
         self._reference = self._features(self.truth_rgb, cache)
         self._statistics = feature_statistics(self._reference)
-        self._grey_distance = self._distance(self._features(in_batches(grey_baseline, truth), cache))
+        self._grey_distance = self._distance(self._features(grey_baseline(truth), cache))
 
     def _features(self, rgb: torch.Tensor, cache: Path | None) -> torch.Tensor:
         if cache is None:

@@ -134,7 +134,7 @@ def evaluate(
         "weights": weights_digest(pipe),
         "hardware": hardware(pipe.device),
         "rows": {
-            "grey": comparison.figures(in_batches(grey_baseline, truth)),
+            "grey": comparison.figures(grey_baseline(truth)),
             "true chroma on the model's grid": comparison.figures(
                 in_batches(lambda lab: grid_ceiling(lab, pipe.config.luma_factor), truth)
             ),

@@ -132,7 +132,7 @@ def measure_throughput(
 
 
 def measure_processes(photo: Path, megapixels: float, count: int, options: list[str]) -> None:
-    """The same folder by one process and by two that share it; by the clock, the start of Python included."""
+    """A folder by one process and by two that share it, one thread each; by the clock, with the start of Python."""
     launchers = {
         "one process": [sys.executable],
         "torchrun, 2": [sys.executable, *"-m torch.distributed.run --standalone --nproc_per_node 2".split()],
