@@ -70,6 +70,7 @@ _MAX_CHROMA = 110.0  # no colour in sRGB is further from grey along a* or b*
 # Flags that must not change when a run is resumed: with another value it would not be the same run.
 _FIXED_ON_RESUME = (
     "train_batch_size gradient_accumulation_steps seed resolution luma_factor chroma_scale preset image_encoder "
+    "encoder_scale "
     "objective student_steps teacher_steps teacher_guidance prediction_type beta_schedule num_train_timesteps "
     "zero_terminal_snr snr_gamma ema_decay "
     "film_probability extra_data extra_share condition_dropout feature_dropout num_processes"
@@ -107,6 +108,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     model.add_argument("--luma_factor", type=int, default=4, help="lightness pixels per chroma cell along each axis")
     model.add_argument("--chroma_scale", type=float, default=40.0, help="a*, b* are divided by this, CIELAB units")
     model.add_argument("--image_encoder", help="folder or Hub name of a frozen transformers vision model (optional)")
+    model.add_argument(
+        "--encoder_scale", type=int,
+        help="the image encoder sees each photo enlarged so many times; default: 1, or as --init_from has it",
+    )  # fmt: skip
     model.add_argument("--encoder_layers", type=int, nargs="+", default=[11, 16], help="its hidden states to use")
     model.add_argument("--init_from", help="warm-start from this pipeline (folder or Hub name), with its model flags")
 
@@ -228,6 +233,8 @@ def check_args(args: argparse.Namespace) -> None:
         )
     if args.init_from and args.image_encoder:
         raise ValueError("--init_from brings its own image encoder; leave --image_encoder out")
+    if args.encoder_scale is not None and args.encoder_scale < 1:
+        raise ValueError(f"--encoder_scale must be at least 1, got {args.encoder_scale}")
     if args.push_to_hub != bool(args.hub_model_id) or (args.hub_private_repo and not args.push_to_hub):
         raise ValueError("--push_to_hub needs --hub_model_id user/name, and the --hub_... flags need --push_to_hub")
     if args.hub_model_id:
@@ -355,6 +362,8 @@ def build_pipeline(args: argparse.Namespace) -> ColorizationPipeline:
         pipe = ColorizationPipeline.from_pretrained(args.init_from)
         scheduler.register_to_config(clip_sample_range=_MAX_CHROMA / pipe.config.chroma_scale)
         pipe.register_modules(scheduler=scheduler)
+        if args.encoder_scale is not None:
+            pipe.register_to_config(encoder_scale=args.encoder_scale)
         if args.objective == "distillation":
             pipe.register_modules(scheduler=DDIMScheduler.from_config(scheduler.config))
             pipe.register_to_config(default_steps=args.student_steps, default_guidance=1.0)
@@ -383,6 +392,7 @@ def build_pipeline(args: argparse.Namespace) -> ColorizationPipeline:
         chroma_scale=args.chroma_scale,
         working_size=args.resolution,
         encoder_layers=tuple(args.encoder_layers),
+        encoder_scale=args.encoder_scale or 1,
         objective=args.objective,
     )
 

@@ -46,6 +46,7 @@ CODE_FILES = ("pipeline.py", "color.py", "hints.py", "steering.py", "variants.py
 
 _LONGEST_OVER_WORKING_SIZE = 16  # a strip that is longer than this is scaled down to it and padded
 _ENCODER_STRIDE = 32  # ImageNet networks halve their input five times
+_ENCODER_PIXELS = 2**19
 _NEARLY_GREY = 2.0  # a mean chroma below it is no palette
 _STRIP_PIXELS = 2**17  # full-size conversion goes by strips of about this many pixels: fastest of 2^15 ... 2^20
 _SHALLOW_PIXELS = 2**20  # of a strip of 8 bits, whose conversion goes by smaller parts itself
@@ -142,6 +143,7 @@ def encode_lightness(
     encoder_layers: Sequence[int] = (),
     encoder_mean: float = 0.0,
     encoder_std: float = 1.0,
+    encoder_scale: int = 1,
 ) -> torch.Tensor:
     """What the UNet is told of the grey photo: its fine detail, and, with an encoder, what it shows.
 
@@ -151,6 +153,8 @@ def encode_lightness(
             (space-to-depth).
         image_encoder: frozen network; sees the photo as three equal sRGB channels x in [0, 1], given as
             ``(x - encoder_mean) / encoder_std``.
+        encoder_scale: the encoder sees the photo bilinearly enlarged so many times. A network that learnt from larger
+            pictures than the working size recognizes more then, and its features are finer by this factor.
         encoder_layers: which of its hidden states are used. Each location's feature vector is standardized over its
             channels (so no encoder needs a scale of its own) and brought to the chroma grid bilinearly.
 
@@ -161,11 +165,18 @@ def encode_lightness(
     if image_encoder is None:
         return condition
     gray = (lightness_to_gray(lightness) - encoder_mean) / encoder_std
+    if encoder_scale != 1:
+        gray = F.interpolate(gray, scale_factor=encoder_scale, mode="bilinear")
     pixels = gray.expand(-1, 3, -1, -1).to(image_encoder.dtype)
-    hidden_states = image_encoder(pixels, output_hidden_states=True).hidden_states
+    # Parts whose activations stay near the processor's cache: three times as fast as 64 photos of 256 pixels at once
+    at_once = max(1, _ENCODER_PIXELS // pixels[0, 0].numel()) if pixels.device.type == "cpu" else len(pixels)
+    parts = []
+    for part in pixels.split(at_once):
+        hidden_states = image_encoder(part, output_hidden_states=True).hidden_states
+        parts.append([hidden_states[layer] for layer in encoder_layers])
     maps = [condition]
-    for layer in encoder_layers:
-        features = hidden_states[layer].to(condition.dtype)
+    for layer in zip(*parts, strict=True):
+        features = torch.cat(layer).to(condition.dtype)
         features = F.layer_norm(features.movedim(1, -1), features.shape[1:2]).movedim(-1, 1)
         maps.append(F.interpolate(features, condition.shape[-2:], mode="bilinear"))
     return torch.cat(maps, dim=1)
@@ -197,7 +208,7 @@ class ColorizationPipeline(DiffusionPipeline):
         default_steps: number of denoising steps when a call doesn't say.
         default_guidance: guidance scale when a call doesn't say. Above 1 it needs a UNet that was trained with
             condition dropout.
-        encoder_layers, encoder_mean, encoder_std: see :func:`encode_lightness`.
+        encoder_layers, encoder_mean, encoder_std, encoder_scale: see :func:`encode_lightness`.
         objective: ``"diffusion"``, or ``"regression"`` for a UNet trained to predict mean chroma in one pass (a
             baseline; steps and scheduler then mean nothing).
 
@@ -222,6 +233,7 @@ class ColorizationPipeline(DiffusionPipeline):
         encoder_layers: list[int] | tuple[int, ...] = (11, 16),
         encoder_mean: float = 127 / 255,
         encoder_std: float = 128 / 255,
+        encoder_scale: int = 1,
         objective: str = "diffusion",
     ) -> None:
         super().__init__()
@@ -239,6 +251,7 @@ class ColorizationPipeline(DiffusionPipeline):
             encoder_layers=tuple(encoder_layers),
             encoder_mean=encoder_mean,
             encoder_std=encoder_std,
+            encoder_scale=encoder_scale,
             objective=objective,
         )
 
@@ -388,6 +401,7 @@ class ColorizationPipeline(DiffusionPipeline):
             encoder_layers=self.config.encoder_layers,
             encoder_mean=self.config.encoder_mean,
             encoder_std=self.config.encoder_std,
+            encoder_scale=self.config.encoder_scale,
         )
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:

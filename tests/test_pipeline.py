@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import make_pipeline, make_scheduler
 from diffusers import (
     DDIMScheduler,
@@ -285,12 +286,36 @@ def test_encoder_features_are_standardized() -> None:
     assert first.mean(dim=1).abs().max() < 1e-4
 
 
+def test_encoder_sees_the_photo_enlarged() -> None:
+    pipe = make_pipeline(encoder=True)
+    lightness = torch.rand(2, 1, 64, 64, generator=seeded()) * 100
+    plain = pipe.condition(lightness)
+    pipe.register_to_config(encoder_scale=2)
+    finer = pipe.condition(lightness)
+    assert finer.shape == plain.shape and torch.equal(finer[:, :16], plain[:, :16])
+    gray = F.interpolate(lightness_to_gray(lightness), (128, 128), mode="bilinear").expand(-1, 3, -1, -1)
+    states = pipe.image_encoder((gray * 255 - 127) / 128, output_hidden_states=True).hidden_states
+    maps = [states[layer] for layer in pipe.config.encoder_layers]
+    maps = [(one - one.mean(1, keepdim=True)) / (one.var(1, keepdim=True, correction=0) + 1e-5).sqrt() for one in maps]
+    expected = torch.cat([F.interpolate(one, (16, 16), mode="bilinear") for one in maps], dim=1)
+    assert torch.allclose(finer[:, 16:], expected, atol=1e-4)
+    assert pipe(photo(40, 56), generator=seeded(), num_inference_steps=2).images[0].size == (56, 40)
+
+
+def test_photos_are_shown_to_the_encoder_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = make_pipeline(encoder=True)
+    lightness = torch.rand(5, 1, 64, 64, generator=seeded()) * 100
+    whole = pipe.condition(lightness)
+    monkeypatch.setattr("colorized_pipeline.pipeline._ENCODER_PIXELS", 2 * 64 * 64)
+    assert torch.allclose(pipe.condition(lightness), whole, atol=1e-5)
+
+
 def test_save_and_load_round_trip(pipe: ColorizationPipeline, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path)
     assert (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").is_file()
     assert not list(tmp_path.rglob("*.bin"))
     loaded = [ColorizationPipeline.from_pretrained(tmp_path) for _ in range(2)]
-    scalars = ("luma_factor", "chroma_scale", "working_size", "default_steps", "encoder_layers")
+    scalars = ("luma_factor", "chroma_scale", "working_size", "default_steps", "encoder_layers", "encoder_scale")
     for name in scalars:
         assert loaded[0].config[name] == pipe.config[name]
     assert (loaded[0].image_encoder is None) == (pipe.image_encoder is None)

@@ -226,11 +226,12 @@ def test_with_an_image_encoder_and_parquet(photos: Path, tmp_path: Path) -> None
     make_encoder().save_pretrained(tmp_path / "encoder")
     words = command(
         make_parquet(tmp_path / "p.parquet", 12), tmp_path / "run", image_encoder=tmp_path / "encoder",
-        validation_data=photos, resolution=32, steps=3, snr_gamma=5,
+        validation_data=photos, resolution=32, steps=3, snr_gamma=5, encoder_scale=2,
     )  # fmt: skip
     log = run([*words, "--encoder_layers", "1", "2"])
     pipe = ColorizationPipeline.from_pretrained(tmp_path / "run")
     assert pipe.image_encoder is not None and pipe.config.encoder_layers == (1, 2)
+    assert pipe.config.encoder_scale == 2
     assert f"{pipe.unet.config.in_channels} input channels" in log and pipe.unet.config.in_channels > 18
     pipe(np.full((40, 40), 0.5), num_inference_steps=2)
 
@@ -302,6 +303,7 @@ IMPOSSIBLE = [
     ("--train_data a --resolution 100", "isn't divisible by 32"),
     ("--train_data a --luma_factor 0", "--luma_factor 0"),
     ("--train_data a --init_from b --image_encoder c", "--image_encoder"),
+    ("--train_data a --image_encoder b --encoder_scale 0", "--encoder_scale"),
     ("--train_data a --max_train_steps 10", "--lr_warmup_steps 500"),
     ("--train_data a --ema_decay 1", "--ema_decay 1"),
     ("--train_data a --objective regression --snr_gamma 5", "--snr_gamma"),
