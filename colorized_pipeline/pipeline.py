@@ -24,6 +24,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import ImageOps
 from transformers import PreTrainedModel
 
+from .bands import BANDS, owed_noise
 from .color import (
     L_MAX,
     Scratch,
@@ -42,7 +43,7 @@ from .variants import check_answers, count_variants, order_by_typicality, spread
 PhotoInput = str | Path | PIL.Image.Image | np.ndarray | torch.Tensor
 
 # What travels with a checkpoint
-CODE_FILES = ("pipeline.py", "color.py", "hints.py", "steering.py", "variants.py")
+CODE_FILES = ("pipeline.py", "bands.py", "color.py", "hints.py", "steering.py", "variants.py")
 
 _LONGEST_OVER_WORKING_SIZE = 16  # a strip that is longer than this is scaled down to it and padded
 _ENCODER_STRIDE = 32  # ImageNet networks halve their input five times
@@ -208,6 +209,9 @@ class ColorizationPipeline(DiffusionPipeline):
         default_steps: number of denoising steps when a call doesn't say.
         default_guidance: guidance scale when a call doesn't say. Above 1 it needs a UNet that was trained with
             condition dropout.
+        chroma_spread: standard deviation of a photo's chroma around what the network guesses from pure noise, over
+            ``chroma_scale``, in each of 6 bands of spatial frequency from fine to coarse. With it a DDPM step also
+            draws what the network's guess leaves open, see :func:`owed_noise`. Empty: steps as DDPM's.
         encoder_layers, encoder_mean, encoder_std, encoder_scale: see :func:`encode_lightness`.
         objective: ``"diffusion"``, or ``"regression"`` for a UNet trained to predict mean chroma in one pass (a
             baseline; steps and scheduler then mean nothing).
@@ -230,6 +234,7 @@ class ColorizationPipeline(DiffusionPipeline):
         working_size: int = 128,
         default_steps: int = 25,
         default_guidance: float = 1.0,
+        chroma_spread: list[float] | tuple[float, ...] = (),
         encoder_layers: list[int] | tuple[int, ...] = (11, 16),
         encoder_mean: float = 127 / 255,
         encoder_std: float = 128 / 255,
@@ -241,6 +246,8 @@ class ColorizationPipeline(DiffusionPipeline):
             raise ValueError(f"objective must be 'diffusion' or 'regression', got {objective!r}")
         if unet.config.out_channels != 2:
             raise ValueError(f"unet must have out_channels=2 (a*, b*), got {unet.config.out_channels}")
+        if chroma_spread and (len(chroma_spread) != BANDS or min(chroma_spread) < 0):
+            raise ValueError(f"chroma_spread must be {BANDS} numbers of at least 0, or none, got {chroma_spread!r}")
         self.register_modules(unet=unet, scheduler=scheduler, image_encoder=image_encoder)
         self.register_to_config(
             luma_factor=luma_factor,
@@ -248,6 +255,7 @@ class ColorizationPipeline(DiffusionPipeline):
             working_size=working_size,
             default_steps=default_steps,
             default_guidance=default_guidance,
+            chroma_spread=tuple(chroma_spread),
             encoder_layers=tuple(encoder_layers),
             encoder_mean=encoder_mean,
             encoder_std=encoder_std,
@@ -451,6 +459,7 @@ class ColorizationPipeline(DiffusionPipeline):
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
         extra = {"generator": generators} if takes_generator else {}
+        owes = bool(self.config.chroma_spread) and isinstance(self.scheduler, DDPMScheduler)
 
         chroma = randn_tensor(shape, generator=generators, device=device, dtype=torch.float32)
         chroma = chroma * self.scheduler.init_noise_sigma
@@ -470,9 +479,23 @@ class ColorizationPipeline(DiffusionPipeline):
                 chroma = chroma + (moved - noisy) * (chroma.norm() / noisy.norm())
             # The sampler's sums stay in float32: half precision would add its own noise at every step.
             chroma = self.scheduler.step(predicted, timestep, chroma, **extra).prev_sample
+            if owes and timestep != self.scheduler.timesteps[-1]:
+                chroma = chroma + self._owed_noise(timestep, like=chroma, generators=generators)
             if on_step:
                 on_step()
         return chroma.cpu() * self.config.chroma_scale
+
+    def _owed_noise(
+        self, timestep: torch.Tensor, *, like: torch.Tensor, generators: list[torch.Generator]
+    ) -> torch.Tensor:
+        """What the scheduler's step from ``timestep`` left out, see :func:`owed_noise`."""
+        alphas_bar, reached = self.scheduler.alphas_cumprod, self.scheduler.previous_timestep(timestep)
+        return owed_noise(
+            randn_tensor(like.shape, generator=generators, device=like.device, dtype=like.dtype),
+            spread=self.config.chroma_spread,
+            alpha_bar=float(alphas_bar[int(timestep)]),
+            next_alpha_bar=float(alphas_bar[int(reached)]),
+        )
 
     def predict(
         self, noisy: torch.Tensor, timestep: torch.Tensor, *, condition: torch.Tensor, guidance_scale: float = 1.0

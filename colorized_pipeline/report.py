@@ -128,6 +128,7 @@ def evaluate(
         "resolution": dataset.resolution,
         "steps": steps,
         "guidance": guidance,
+        "chroma_spread": list(pipe.config.chroma_spread),
         "scheduler": type(pipe.scheduler).__name__,
         "seed": seed,
         "version": __version__,

@@ -48,11 +48,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="where to put it, if not in the package")
     parser.add_argument("--default_steps", type=int, help="denoising steps when a call doesn't say")
     parser.add_argument("--default_guidance", type=float, help="guidance scale when a call doesn't say")
+    parser.add_argument(
+        "--chroma_spread", type=float, nargs="+", help="see ColorizationPipeline and measure_spread.py"
+    )
     parser.add_argument("--fast", action="store_true", help="as the distilled one, which shares the other's encoder")
     args = parser.parse_args()
 
-    defaults = {"default_steps": args.default_steps, "default_guidance": args.default_guidance}
-    changes = {name: value for name, value in defaults.items() if value is not None}
+    names = ("default_steps", "default_guidance", "chroma_spread")
+    changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     trained = ColorizationPipeline.from_pretrained(args.pipeline, **changes)
     output = args.output or (FAST_CHECKPOINT if args.fast else DEFAULT_CHECKPOINT)
     partial = output.with_name(f"partial-{output.name}")

@@ -79,7 +79,7 @@ def pushed(hub: LocalHub, client: Client, checkpoint: Path) -> dict[str, bytes]:
 
 
 def test_push_uploads_the_pipeline_its_code_card_and_picture(pushed: dict[str, bytes], checkpoint: Path) -> None:
-    code = ("pipeline.py", "color.py", "hints.py", "steering.py", "variants.py")
+    code = ("pipeline.py", "bands.py", "color.py", "hints.py", "steering.py", "variants.py")
     assert set(pushed) == {*PARTS, *WEIGHTS, *code, "README.md", "samples.jpg"}
     for name in (*PARTS, *WEIGHTS):
         assert pushed[name] == (checkpoint / name).read_bytes(), name
@@ -246,7 +246,7 @@ def test_the_command_takes_a_public_repository_as_checkpoint(client: Client, ref
         ("wrong token", "doesn't accept this token (401)"),
         ("reading token", "may not write to alice/new (403)"),
         ("someone else's name", "may not write to alice/new (403)"),
-        ("existing", f"repository {REPO} has 13 files already; add --overwrite"),
+        ("existing", f"repository {REPO} has 14 files already; add --overwrite"),
         ("existing and public", "exists and is public"),
         ("no namespace", "must be user/name"),
         ("bad name", "'alice/a name'"),

@@ -49,6 +49,7 @@ def test_wheel_holds_code_checkpoint_and_command(wheel: Path) -> None:
         "__init__.py",
         "cli.py",
         "pipeline.py",
+        "bands.py",
         "color.py",
         "hints.py",
         "steering.py",

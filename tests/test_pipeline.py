@@ -22,6 +22,7 @@ from skimage import color as skimage_color
 from skimage import data as skimage_data
 
 from colorized_pipeline import ColorizationPipeline
+from colorized_pipeline.bands import BANDS
 from colorized_pipeline.color import gray_to_lightness, lightness_to_gray, rgb_to_lab
 from colorized_pipeline.pipeline import condition_channels, encode_lightness
 
@@ -215,6 +216,38 @@ def test_a_perfect_network_gives_the_true_colours(plain_pipe: ColorizationPipeli
     result = plain_pipe(gray, num_inference_steps=10, generator=seeded(), output_type="pt").images[0]
     chroma = rgb_to_lab(result.double())[1:]
     assert (chroma - truth.reshape(2, 1, 1)).abs().max() < 0.05
+
+
+def test_owed_noise_is_drawn_in_every_ddpm_step_but_the_last(plain_pipe: ColorizationPipeline) -> None:
+    gray = photo(40, 60)
+
+    def draw(steps: int) -> np.ndarray:
+        return plain_pipe(gray, num_inference_steps=steps, generator=seeded(), output_type="np").images[0]
+
+    def draw_all() -> list[np.ndarray]:
+        return [draw(steps) for steps in (1, 2, 7)]
+
+    plain = draw_all()
+    plain_pipe.register_to_config(chroma_spread=(0.1,) * BANDS)
+    owed = draw_all()
+    assert np.array_equal(owed[0], plain[0])
+    assert all(np.abs(one - other).max() > 0.01 for one, other in zip(owed[1:], plain[1:], strict=True))
+    plain_pipe.scheduler = DDIMScheduler.from_config(plain_pipe.scheduler.config)
+    without_noise = draw(7)
+    plain_pipe.register_to_config(chroma_spread=())
+    assert np.array_equal(draw(7), without_noise)
+
+
+def test_owed_noise_is_the_photos_own(plain_pipe: ColorizationPipeline, tmp_path: Path) -> None:
+    plain_pipe.register_to_config(chroma_spread=(0.1,) * BANDS)
+    plain_pipe.save_pretrained(tmp_path)
+    pipe = ColorizationPipeline.from_pretrained(tmp_path)
+    assert list(pipe.config.chroma_spread) == [0.1] * BANDS
+    photos = [photo(40, 40), photo(40, 60), photo(40, 40)]
+    together = plain_pipe(photos, generator=[seeded(i) for i in range(3)], output_type="np").images
+    for index, one in enumerate(photos):
+        alone = pipe(one, generator=[seeded(index)], output_type="np").images[0]
+        np.testing.assert_allclose(alone, together[index], atol=1e-5)
 
 
 def test_guidance_leans_away_from_the_answer_of_a_hidden_condition(pipe: ColorizationPipeline) -> None:

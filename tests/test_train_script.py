@@ -94,6 +94,7 @@ def test_files_of_a_run(finished: Path) -> None:
             "unet",
             "scheduler",
             "pipeline.py",
+            "bands.py",
             "color.py",
             "hints.py",
             "steering.py",
