@@ -459,7 +459,6 @@ class ColorizationPipeline(DiffusionPipeline):
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
         extra = {"generator": generators} if takes_generator else {}
-        owes = bool(self.config.chroma_spread) and isinstance(self.scheduler, DDPMScheduler)
 
         chroma = randn_tensor(shape, generator=generators, device=device, dtype=torch.float32)
         chroma = chroma * self.scheduler.init_noise_sigma
@@ -479,23 +478,26 @@ class ColorizationPipeline(DiffusionPipeline):
                 chroma = chroma + (moved - noisy) * (chroma.norm() / noisy.norm())
             # The sampler's sums stay in float32: half precision would add its own noise at every step.
             chroma = self.scheduler.step(predicted, timestep, chroma, **extra).prev_sample
-            if owes and timestep != self.scheduler.timesteps[-1]:
-                chroma = chroma + self._owed_noise(timestep, like=chroma, generators=generators)
+            chroma = self.add_owed_noise(chroma, timestep, generators=generators)
             if on_step:
                 on_step()
         return chroma.cpu() * self.config.chroma_scale
 
-    def _owed_noise(
-        self, timestep: torch.Tensor, *, like: torch.Tensor, generators: list[torch.Generator]
+    def add_owed_noise(
+        self, chroma: torch.Tensor, timestep: torch.Tensor, *, generators: list[torch.Generator]
     ) -> torch.Tensor:
-        """What the scheduler's step from ``timestep`` left out, see :func:`owed_noise`."""
-        alphas_bar, reached = self.scheduler.alphas_cumprod, self.scheduler.previous_timestep(timestep)
-        return owed_noise(
-            randn_tensor(like.shape, generator=generators, device=like.device, dtype=like.dtype),
-            spread=self.config.chroma_spread,
-            alpha_bar=float(alphas_bar[int(timestep)]),
-            next_alpha_bar=float(alphas_bar[int(reached)]),
-        )
+        """Noisy chroma ``[B, 2, h, w]`` after the scheduler's step from ``timestep``, with what the step left out.
+
+        That is :func:`owed_noise`, one generator a row. After the last step, with another scheduler than DDPM's and
+        without ``chroma_spread`` nothing is owed.
+        """
+        scheduler, spread = self.scheduler, self.config.chroma_spread
+        if not spread or not isinstance(scheduler, DDPMScheduler) or timestep == scheduler.timesteps[-1]:
+            return chroma
+        white = randn_tensor(chroma.shape, generator=generators, device=chroma.device, dtype=chroma.dtype)
+        start, reached = int(timestep), int(scheduler.previous_timestep(timestep))
+        alpha_bar, next_alpha_bar = scheduler.alphas_cumprod[[start, reached]].tolist()
+        return chroma + owed_noise(white, spread=spread, alpha_bar=alpha_bar, next_alpha_bar=next_alpha_bar)
 
     def predict(
         self, noisy: torch.Tensor, timestep: torch.Tensor, *, condition: torch.Tensor, guidance_scale: float = 1.0

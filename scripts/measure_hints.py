@@ -85,6 +85,7 @@ def repaint(
                 chroma, torch.tensor(timestep), condition=condition, guidance_scale=pipe.config.default_guidance
             )
             chroma = scheduler.step(predicted, timestep, chroma, generator=generators).prev_sample
+            chroma = pipe.add_owed_noise(chroma, torch.tensor(timestep), generators=generators)
             known = level.sqrt() * target + (1 - level).sqrt() * noise()
             chroma = torch.lerp(chroma, known, share)
     return chroma * pipe.config.chroma_scale
