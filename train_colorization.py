@@ -366,7 +366,7 @@ def build_pipeline(args: argparse.Namespace) -> ColorizationPipeline:
             pipe.register_to_config(encoder_scale=args.encoder_scale)
         if args.objective == "distillation":
             pipe.register_modules(scheduler=DDIMScheduler.from_config(scheduler.config))
-            pipe.register_to_config(default_steps=args.student_steps, default_guidance=1.0, chroma_spread=())
+            pipe.register_to_config(default_steps=args.student_steps, default_guidance=1.0, chroma_spread=None)
         elif args.objective == "diffusion" and pipe.config.default_guidance != 1 and not args.condition_dropout:
             logger.warning(
                 "%s is drawn with guidance %g, which training without --condition_dropout slowly spoils; add "

@@ -211,7 +211,7 @@ class ColorizationPipeline(DiffusionPipeline):
             condition dropout.
         chroma_spread: standard deviation of a photo's chroma around what the network guesses from pure noise, over
             ``chroma_scale``, in each of 6 bands of spatial frequency from fine to coarse. With it a DDPM step also
-            draws what the network's guess leaves open, see :func:`owed_noise`. Empty: steps as DDPM's.
+            draws what the network's guess leaves open, see :func:`owed_noise`. ``None``: steps as DDPM's.
         encoder_layers, encoder_mean, encoder_std, encoder_scale: see :func:`encode_lightness`.
         objective: ``"diffusion"``, or ``"regression"`` for a UNet trained to predict mean chroma in one pass (a
             baseline; steps and scheduler then mean nothing).
@@ -234,7 +234,7 @@ class ColorizationPipeline(DiffusionPipeline):
         working_size: int = 128,
         default_steps: int = 25,
         default_guidance: float = 1.0,
-        chroma_spread: list[float] | tuple[float, ...] = (),
+        chroma_spread: list[float] | tuple[float, ...] | None = None,
         encoder_layers: list[int] | tuple[int, ...] = (11, 16),
         encoder_mean: float = 127 / 255,
         encoder_std: float = 128 / 255,
@@ -246,8 +246,8 @@ class ColorizationPipeline(DiffusionPipeline):
             raise ValueError(f"objective must be 'diffusion' or 'regression', got {objective!r}")
         if unet.config.out_channels != 2:
             raise ValueError(f"unet must have out_channels=2 (a*, b*), got {unet.config.out_channels}")
-        if chroma_spread and (len(chroma_spread) != BANDS or min(chroma_spread) < 0):
-            raise ValueError(f"chroma_spread must be {BANDS} numbers of at least 0, or none, got {chroma_spread!r}")
+        if chroma_spread is not None and (len(chroma_spread) != BANDS or min(chroma_spread) < 0):
+            raise ValueError(f"chroma_spread must be {BANDS} numbers of at least 0, or None, got {chroma_spread!r}")
         self.register_modules(unet=unet, scheduler=scheduler, image_encoder=image_encoder)
         self.register_to_config(
             luma_factor=luma_factor,
@@ -255,7 +255,7 @@ class ColorizationPipeline(DiffusionPipeline):
             working_size=working_size,
             default_steps=default_steps,
             default_guidance=default_guidance,
-            chroma_spread=tuple(chroma_spread),
+            chroma_spread=None if chroma_spread is None else tuple(chroma_spread),  # diffusers refuses an empty list
             encoder_layers=tuple(encoder_layers),
             encoder_mean=encoder_mean,
             encoder_std=encoder_std,
@@ -492,7 +492,7 @@ class ColorizationPipeline(DiffusionPipeline):
         without ``chroma_spread`` nothing is owed.
         """
         scheduler, spread = self.scheduler, self.config.chroma_spread
-        if not spread or not isinstance(scheduler, DDPMScheduler) or timestep == scheduler.timesteps[-1]:
+        if spread is None or not isinstance(scheduler, DDPMScheduler) or timestep == scheduler.timesteps[-1]:
             return chroma
         white = randn_tensor(chroma.shape, generator=generators, device=chroma.device, dtype=chroma.dtype)
         start, reached = int(timestep), int(scheduler.previous_timestep(timestep))

@@ -69,7 +69,7 @@ def test_a_step_with_what_it_owes_keeps_the_variance_of_gaussian_data() -> None:
     assert (step + owed).var().item() == pytest.approx(wanted, rel=0.01)
 
 
-@pytest.mark.parametrize("spread", [[0.1] * 5, [0.1] * 5 + [-0.1]])
+@pytest.mark.parametrize("spread", [[], [0.1] * 5, [0.1] * 5 + [-0.1]])
 def test_a_spread_that_makes_no_sense_is_refused(plain_pipe: ColorizationPipeline, spread: list[float]) -> None:
     with pytest.raises(ValueError, match=r"chroma_spread must be 6 numbers of at least 0"):
         ColorizationPipeline(plain_pipe.unet, plain_pipe.scheduler, chroma_spread=spread)

@@ -234,7 +234,7 @@ def test_owed_noise_is_drawn_in_every_ddpm_step_but_the_last(plain_pipe: Coloriz
     assert all(np.abs(one - other).max() > 0.01 for one, other in zip(owed[1:], plain[1:], strict=True))
     plain_pipe.scheduler = DDIMScheduler.from_config(plain_pipe.scheduler.config)
     without_noise = draw(7)
-    plain_pipe.register_to_config(chroma_spread=())
+    plain_pipe.register_to_config(chroma_spread=None)
     assert np.array_equal(draw(7), without_noise)
 
 

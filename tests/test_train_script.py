@@ -266,6 +266,7 @@ def test_distillation(photos: Path, finished: Path, tmp_path: Path) -> None:
     pipe = ColorizationPipeline.from_pretrained(tmp_path / "run")
     assert type(pipe.scheduler) is DDIMScheduler and pipe.scheduler.config.timestep_spacing == "trailing"
     assert (pipe.config.default_steps, pipe.config.default_guidance, pipe.config.objective) == (2, 1.0, "diffusion")
+    assert pipe.config.chroma_spread is None
     rows = [json.loads(line) for line in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
     assert rows[-1]["loss"] < rows[0]["loss"]  # what the student is told to reach, it comes nearer to
 
