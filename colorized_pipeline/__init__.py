@@ -36,7 +36,7 @@ def load_default(*, fast: bool = False, **kwargs: Any) -> ColorizationPipeline:
     """The trained pipeline that ships inside this package; needs no network.
 
     Args:
-        fast: the one that was distilled to two steps: two passes of the network for twelve, and more stray colour.
+        fast: the one that was distilled to two steps: two passes of the network for twelve, less lifelike colours.
         kwargs: ``from_pretrained``'s.
     """
     if not fast:

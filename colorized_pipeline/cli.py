@@ -222,7 +222,7 @@ def colorize(
         bool,
         typer.Option(
             "--fast",
-            help="Draw in two passes of the network, by a distilled checkpoint: quicker, with more stray colour.",
+            help="Draw in two passes of the network, by a distilled checkpoint: quicker, less lifelike colours.",
         ),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist already.")] = False,

@@ -11,7 +11,6 @@ from diffusers import DDPMScheduler
 from transformers import EfficientNetConfig, EfficientNetModel
 
 from colorized_pipeline import ColorizationPipeline
-from colorized_pipeline.bands import BANDS
 from colorized_pipeline.pipeline import condition_channels
 from colorized_pipeline.training import build_unet
 
@@ -64,9 +63,7 @@ def pipe(request: pytest.FixtureRequest) -> ColorizationPipeline:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a saved plain pipeline."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    pipe = make_pipeline()
-    pipe.register_to_config(chroma_spread=(0.1,) * BANDS)
-    pipe.save_pretrained(folder)
+    make_pipeline().save_pretrained(folder)
     return folder
 
 

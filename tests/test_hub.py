@@ -22,6 +22,7 @@ from test_train_script import ROOT, command
 
 import train_colorization
 from colorized_pipeline import EXAMPLES
+from colorized_pipeline.bands import BANDS
 from colorized_pipeline.hub import stage
 
 REPO = "alice/old-town"
@@ -33,7 +34,9 @@ WEIGHTS = ("unet/diffusion_pytorch_model.safetensors", "image_encoder/model.safe
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hub") / "checkpoint"
-    make_pipeline(encoder=True).save_pretrained(folder)
+    pipe = make_pipeline(encoder=True)
+    pipe.register_to_config(chroma_spread=(0.1,) * BANDS)
+    pipe.save_pretrained(folder)
     (folder / "notes.txt").write_text("not for the public")
     return folder
 
