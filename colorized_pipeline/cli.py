@@ -457,9 +457,12 @@ def evaluate(
     Needs ``pip install 'colorized[train,evaluate]'``.
     """
     try:
-        from .data import ColorizationDataset, open_hub_source, open_source
-        from .report import Extent, write_card
-        from .report import evaluate as measure
+        try:
+            from .data import ColorizationDataset, open_hub_source, open_source
+            from .report import Extent, write_card
+            from .report import evaluate as measure
+        except ImportError as error:
+            raise ImportError(f"{error}; evaluating needs: pip install 'colorized[train,evaluate]'") from error
 
         local = any("*" in photo or Path(photo).exists() for photo in photos)
         source = open_source(photos) if local else open_hub_source(photos[0], split=split)

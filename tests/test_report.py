@@ -1,6 +1,8 @@
 """`colorized evaluate` on a tiny real checkpoint: files, invariants of the figures, and the model card they fill."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -132,3 +134,12 @@ def test_figures_repeat_and_name_their_weights(photos: Path) -> None:
     with torch.no_grad():
         next(pipe.unet.parameters()).add_(0.1)
     assert weights_digest(pipe) != first.figures["weights"]
+
+
+def test_command_without_its_packages_says_what_to_install(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['datasets'] = None; from colorized_pipeline.cli import main; main()"
+    words = [sys.executable, "-c", code, "evaluate", str(tmp_path), "-o", str(tmp_path / "report")]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "evaluating needs: pip install 'colorized[train,evaluate]'" in done.stderr
+    assert not (tmp_path / "report").exists()
