@@ -140,6 +140,6 @@ def test_command_without_its_packages_says_what_to_install(tmp_path: Path) -> No
     code = "import sys; sys.modules['datasets'] = None; from colorized_pipeline.cli import main; main()"
     words = [sys.executable, "-c", code, "evaluate", str(tmp_path), "-o", str(tmp_path / "report")]
     done = subprocess.run(words, capture_output=True, text=True)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "evaluating needs: pip install 'colorized[train,evaluate]'" in done.stderr
     assert not (tmp_path / "report").exists()
