@@ -212,7 +212,7 @@ class ColorizationPipeline(DiffusionPipeline):
         chroma_spread: standard deviation of a photo's chroma around what the network guesses from pure noise, over
             ``chroma_scale``, in each of 6 bands of spatial frequency from fine to coarse. With it a DDPM step also
             draws what the network's guess leaves open, see :func:`owed_noise`. As measured, or tuned: less in coarse
-            bands and more in fine ones looked better. ``None``: steps as DDPM's.
+            bands and more in fine ones came nearer to real photos. ``None``: steps as DDPM's.
         encoder_layers, encoder_mean, encoder_std, encoder_scale: see :func:`encode_lightness`.
         objective: ``"diffusion"``, or ``"regression"`` for a UNet trained to predict mean chroma in one pass (a
             baseline; steps and scheduler then mean nothing).
