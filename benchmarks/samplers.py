@@ -190,7 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
         "photos": len(dataset),
         "resolution": args.resolution,
         "guidance": pipe.config.default_guidance,
-        "chroma_spread": pipe.config.chroma_spread and list(pipe.config.chroma_spread),
+        "chroma_spread": pipe.config.chroma_spread,
         "seed": args.seed,
         "version": __version__,
         "weights": weights_digest(pipe),

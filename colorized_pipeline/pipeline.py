@@ -247,6 +247,7 @@ class ColorizationPipeline(DiffusionPipeline):
             raise ValueError(f"objective must be 'diffusion' or 'regression', got {objective!r}")
         if unet.config.out_channels != 2:
             raise ValueError(f"unet must have out_channels=2 (a*, b*), got {unet.config.out_channels}")
+        # None and not an empty list where there is none: diffusers' download from the Hub fails on that
         if chroma_spread is not None and (len(chroma_spread) != BANDS or min(chroma_spread) < 0):
             raise ValueError(f"chroma_spread must be {BANDS} numbers of at least 0, or None, got {chroma_spread!r}")
         self.register_modules(unet=unet, scheduler=scheduler, image_encoder=image_encoder)
@@ -256,7 +257,7 @@ class ColorizationPipeline(DiffusionPipeline):
             working_size=working_size,
             default_steps=default_steps,
             default_guidance=default_guidance,
-            chroma_spread=None if chroma_spread is None else tuple(chroma_spread),  # diffusers refuses an empty list
+            chroma_spread=None if chroma_spread is None else list(chroma_spread),
             encoder_layers=tuple(encoder_layers),
             encoder_mean=encoder_mean,
             encoder_std=encoder_std,

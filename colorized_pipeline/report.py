@@ -128,7 +128,7 @@ def evaluate(
         "resolution": dataset.resolution,
         "steps": steps,
         "guidance": guidance,
-        "chroma_spread": pipe.config.chroma_spread and list(pipe.config.chroma_spread),
+        "chroma_spread": pipe.config.chroma_spread,
         "scheduler": type(pipe.scheduler).__name__,
         "seed": seed,
         "version": __version__,

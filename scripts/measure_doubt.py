@@ -226,7 +226,7 @@ def main() -> None:
         "steps": args.steps or pipe.config.default_steps,
         "scheduler": type(pipe.scheduler).__name__,
         "guidance": pipe.config.default_guidance,
-        "chroma_spread": pipe.config.chroma_spread and list(pipe.config.chroma_spread),
+        "chroma_spread": pipe.config.chroma_spread,
         "seed": args.seed,
         "version": __version__,
         "weights": weights_digest(pipe),

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from colorized_pipeline import DEFAULT_CHECKPOINT, FAST_CHECKPOINT, ColorizationPipeline
+from colorized_pipeline.bands import BANDS
 
 LIMIT_BYTES = 32 * 10**6
 
@@ -48,9 +49,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="where to put it, if not in the package")
     parser.add_argument("--default_steps", type=int, help="denoising steps when a call doesn't say")
     parser.add_argument("--default_guidance", type=float, help="guidance scale when a call doesn't say")
-    parser.add_argument(
-        "--chroma_spread", type=float, nargs="+", help="see ColorizationPipeline and measure_spread.py"
-    )
+    parser.add_argument("--chroma_spread", type=float, nargs=BANDS, metavar="STD", help="see measure_spread.py")
     parser.add_argument("--fast", action="store_true", help="as the distilled one, which shares the other's encoder")
     args = parser.parse_args()
 

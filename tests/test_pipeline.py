@@ -242,7 +242,7 @@ def test_owed_noise_is_the_photos_own(plain_pipe: ColorizationPipeline, tmp_path
     plain_pipe.register_to_config(chroma_spread=(0.1,) * BANDS)
     plain_pipe.save_pretrained(tmp_path)
     pipe = ColorizationPipeline.from_pretrained(tmp_path)
-    assert list(pipe.config.chroma_spread) == [0.1] * BANDS
+    assert pipe.config.chroma_spread == [0.1] * BANDS
     photos = [photo(40, 40), photo(40, 60), photo(40, 40)]
     together = plain_pipe(photos, generator=[seeded(i) for i in range(3)], output_type="np").images
     for index, one in enumerate(photos):
