@@ -452,9 +452,9 @@ def evaluate(
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps true photos' features for next time.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the fastest there is if not given.")] = None,
 ) -> None:
-    """Measure a checkpoint on colour photos: distances, colour errors, doubt and bound, beside its baselines.
+    r"""Measure a checkpoint on colour photos: distances, colour errors, doubt and bound, beside its baselines.
 
-    Needs ``pip install 'colorized[train,evaluate]'``.
+    Needs `pip install 'colorized\[train,evaluate]'`.
     """
     try:
         try:
@@ -633,9 +633,9 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Write the network for a faster program on processors, and check that its output equals PyTorch's.
+    r"""Write the network for a faster program on processors, and check that its output equals PyTorch's.
 
-    Needs `pip install 'colorized[export]'`. Use it by `colorized colorize --engine FOLDER`.
+    Needs `pip install 'colorized\[export]'`. Use it by `colorized colorize --engine FOLDER`.
     """
     try:
         from .export import export_unet
@@ -669,9 +669,9 @@ def serve_page(
         str | None, typer.Option(help="Pipeline folder or Hub name; the one in the package if not given.")
     ] = None,
 ) -> None:
-    """Serve a web page: drop a photo, compare before and after, pick a variant, download; or many photos into a ZIP.
+    r"""Serve a web page: drop a photo, compare before and after, pick a variant, download; or many photos into a ZIP.
 
-    Needs `pip install 'colorized[app]'`. Nothing leaves this machine.
+    Needs `pip install 'colorized\[app]'`. Nothing leaves this machine.
     """
     with tempfile.TemporaryDirectory(prefix="colorized-app-") as folder:
         # What visitors send and get lies in here, so that nothing of it is left when the page stops, however it stops

@@ -166,3 +166,8 @@ def test_installed_command() -> None:
     executable = Path(sys.executable).with_name("colorized")
     done = subprocess.run([executable, "--version"], capture_output=True, text=True)
     assert done.stdout.strip() == f"colorized {__version__}"
+
+
+@pytest.mark.parametrize(("command", "extra"), [("evaluate", "train,evaluate"), ("export", "export"), ("app", "app")])
+def test_help_names_the_packages_that_a_command_needs(command: str, extra: str) -> None:
+    assert f"pip install 'colorized[{extra}]'" in CliRunner().invoke(app, [command, "--help"]).output
