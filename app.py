@@ -11,7 +11,7 @@ A Space needs this header at the top of its README.md:
 
 from colorized_pipeline import DEFAULT_CHECKPOINT, load_default
 from colorized_pipeline.app import Limits, build_page, serve
-from colorized_pipeline.batch import hash_checkpoint
+from colorized_pipeline.batch.overlap import hash_checkpoint
 
 limits = Limits(megapixels=25, file_megabytes=40, batch_photos=10)
 demo = build_page(load_default(), limits, checkpoint=hash_checkpoint(DEFAULT_CHECKPOINT))

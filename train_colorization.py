@@ -28,8 +28,10 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import AutoModel, PreTrainedModel
 
-from colorized_pipeline.color import lab_to_rgb, lightness_to_gray
-from colorized_pipeline.data import (
+from colorized_pipeline.diffusion.color import lab_to_rgb, lightness_to_gray
+from colorized_pipeline.diffusion.pipeline import ColorizationPipeline, condition_channels
+from colorized_pipeline.hub import BackgroundPush, PushError, check_repo_id, open_repo
+from colorized_pipeline.training.data import (
     ColorizationDataset,
     JoinedDataset,
     PhotoSource,
@@ -40,9 +42,7 @@ from colorized_pipeline.data import (
     open_hub_source,
     open_source,
 )
-from colorized_pipeline.hub import BackgroundPush, PushError, check_repo_id, open_repo
-from colorized_pipeline.pipeline import ColorizationPipeline, condition_channels
-from colorized_pipeline.training import (
+from colorized_pipeline.training.losses import (
     PRESETS,
     Teacher,
     build_unet,

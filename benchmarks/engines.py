@@ -18,11 +18,11 @@ import torch
 from rounds import Spread, choose_clock, ratios, save, time_rounds
 
 from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline
-from colorized_pipeline.color import rgb_to_lab
-from colorized_pipeline.data import ColorizationDataset, open_source
-from colorized_pipeline.evaluation import delta_e
+from colorized_pipeline.diffusion.color import rgb_to_lab
+from colorized_pipeline.evaluation.metrics import delta_e
+from colorized_pipeline.evaluation.report import colorize, hardware, weights_digest
 from colorized_pipeline.export import ExportedUNet, export_unet
-from colorized_pipeline.report import colorize, hardware, weights_digest
+from colorized_pipeline.training.data import ColorizationDataset, open_source
 
 PAYS = 1.3  # times as fast as PyTorch in float32, to be worth an option
 

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import ConvNextBackbone, ConvNextConfig
 
 from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline, load_default
-from colorized_pipeline.report import hardware, weights_digest
+from colorized_pipeline.evaluation.report import hardware, weights_digest
 
 PALETTE_STEPS = 1000
 PALETTE_SIZE = 256

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import torch
 
-from colorized_pipeline.files import write_atomically
+from colorized_pipeline.archive.files import write_atomically
 
 _EDGE = 1024  # of the matrix product whose speed is called the machine's peak
 

@@ -18,9 +18,9 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
 from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline, __version__
-from colorized_pipeline.data import ColorizationDataset, open_source
-from colorized_pipeline.evaluation import Comparison
-from colorized_pipeline.report import colorize, hardware, weights_digest
+from colorized_pipeline.evaluation.metrics import Comparison
+from colorized_pipeline.evaluation.report import colorize, hardware, weights_digest
+from colorized_pipeline.training.data import ColorizationDataset, open_source
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

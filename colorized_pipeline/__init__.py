@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from transformers import AutoModel
 
-from .pipeline import ColorizationPipeline, ColorizationPipelineOutput
+from ._version import __version__
+from .diffusion.pipeline import ColorizationPipeline, ColorizationPipelineOutput
 
-__version__ = "0.1.0"
 __all__ = [
     "DEFAULT_CHECKPOINT",
     "EXAMPLES",
@@ -20,6 +20,7 @@ __all__ = [
     "REPOSITORY",
     "ColorizationPipeline",
     "ColorizationPipelineOutput",
+    "__version__",
     "load_default",
 ]
 

@@ -21,14 +21,14 @@ import torch
 from PIL import Image, ImageOps
 
 from . import EXAMPLES, ColorizationPipeline
-from .batch import Batch, Settings
-from .color import rgb_to_lab
-from .doubt import draw_map
-from .files import PHOTO_SUFFIXES
-from .files import Job as Copy
-from .hints import Hint
-from .scans import open_scan
-from .variants import order_by_typicality, spread
+from .archive.files import PHOTO_SUFFIXES
+from .archive.files import Job as Copy
+from .archive.scans import open_scan
+from .batch.overlap import Batch, Settings
+from .batch.sheets import draw_map
+from .diffusion.color import rgb_to_lab
+from .diffusion.hints import Hint
+from .diffusion.variants import order_by_typicality, spread
 
 NOTE = (
     "**The colours are invented.** A grey photo fits many colourings; each variant is one. Label every result as a "

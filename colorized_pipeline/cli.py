@@ -20,15 +20,15 @@ from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from . import DEFAULT_CHECKPOINT, FAST_CHECKPOINT, ColorizationPipeline, __version__, load_default
-from .batch import Batch, Manifest, Settings, hash_checkpoint, partial_folder
-from .files import find_photos, plan_jobs, result_files
-from .hints import Hint, parse_hint
+from .archive.files import find_photos, plan_jobs, result_files
+from .archive.inspection import compare_with_source, describe, restore_grey
+from .archive.provenance import Signer
+from .archive.scans import DEFAULT_MAX_MEGAPIXELS
+from .batch.overlap import Batch, Manifest, Settings, hash_checkpoint, partial_folder
+from .batch.shards import Part, take_part
+from .diffusion.hints import Hint, parse_hint
+from .diffusion.variants import check_answers, count_variants
 from .hub import loading_reason
-from .inspection import compare_with_source, describe, restore_grey
-from .provenance import Signer
-from .scans import DEFAULT_MAX_MEGAPIXELS
-from .sharding import Part, take_part
-from .variants import check_answers, count_variants
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Plausible colours for grey photographs.")
 
@@ -458,9 +458,9 @@ def evaluate(
     """
     try:
         try:
-            from .data import ColorizationDataset, open_hub_source, open_source
-            from .report import Extent, write_card
-            from .report import evaluate as measure
+            from .evaluation.report import Extent, write_card
+            from .evaluation.report import evaluate as measure
+            from .training.data import ColorizationDataset, open_hub_source, open_source
         except ImportError as error:
             raise ImportError(f"{error}; evaluating needs: pip install 'colorized[train,evaluate]'") from error
 
@@ -679,7 +679,7 @@ def serve_page(
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         try:
             from .app import Limits, build_page, serve
-            from .batch import hash_checkpoint
+            from .batch.overlap import hash_checkpoint
         except ImportError as error:
             typer.echo(f"Error: {error}; the page needs: pip install 'colorized[app]'", err=True)
             raise typer.Exit(2) from None

@@ -22,7 +22,7 @@ from diffusers.configuration_utils import FrozenDict
 from diffusers.models.unets.unet_2d import UNet2DOutput
 
 from . import __version__
-from .pipeline import ColorizationPipeline
+from .diffusion.pipeline import ColorizationPipeline
 
 FORMATS = ("onnx", "openvino")
 PRECISIONS = {"onnx": ("float32",), "openvino": ("bfloat16", "float32")}  # the first is the default

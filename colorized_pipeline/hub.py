@@ -28,10 +28,10 @@ from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 from PIL import Image, ImageOps
 
 from . import REPOSITORY
-from . import pipeline as pipeline_module
-from .color import lightness_to_gray, rgb_to_lab
-from .pipeline import CODE_FILES, ColorizationPipeline
-from .training import list_checkpoints
+from .diffusion import pipeline as pipeline_module
+from .diffusion.color import lightness_to_gray, rgb_to_lab
+from .diffusion.pipeline import CODE_FILES, ColorizationPipeline
+from .training.losses import list_checkpoints
 
 logger = logging.getLogger(__name__)
 

@@ -27,8 +27,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from colorized_pipeline import cli
-from colorized_pipeline.batch import MANIFEST_NAME, Manifest
-from colorized_pipeline.scans import hash_file
+from colorized_pipeline.archive.scans import hash_file
+from colorized_pipeline.batch.overlap import MANIFEST_NAME, Manifest
 
 
 def make_photos(folder: Path, count: int, *, seed: int = 0) -> None:

@@ -20,9 +20,9 @@ from scipy import stats
 from skimage import data
 
 from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline
-from colorized_pipeline.bound import VariationalBound, mean_and_error, predicted_clean, variational_bound
-from colorized_pipeline.color import downsample_chroma, fit_gamut, lab_to_rgb, rgb_to_lab
-from colorized_pipeline.data import ColorizationDataset, open_source
+from colorized_pipeline.diffusion.color import downsample_chroma, fit_gamut, lab_to_rgb, rgb_to_lab
+from colorized_pipeline.evaluation.bound import VariationalBound, mean_and_error, predicted_clean, variational_bound
+from colorized_pipeline.training.data import ColorizationDataset, open_source
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -29,9 +29,9 @@ import torch
 from PIL import Image
 
 from colorized_pipeline import load_default
-from colorized_pipeline.color import rgb_to_lab
-from colorized_pipeline.files import PHOTO_SUFFIXES
-from colorized_pipeline.scans import hash_file
+from colorized_pipeline.archive.files import PHOTO_SUFFIXES
+from colorized_pipeline.archive.scans import hash_file
+from colorized_pipeline.diffusion.color import rgb_to_lab
 
 _GRAIN = 4.0  # standard deviation, 8-bit code values
 
@@ -100,8 +100,8 @@ def measure_throughput(
     photo: Path, megapixels: float, count: int, *, steps: int, guidance: float, rounds: int
 ) -> None:
     """Folder runs and runs of the network alone take turns, so that what else the machine does weighs on both."""
-    from colorized_pipeline import batch
-    from colorized_pipeline.files import find_photos, plan_jobs
+    from colorized_pipeline.archive.files import find_photos, plan_jobs
+    from colorized_pipeline.batch import overlap as batch
 
     pipe = load_default()
     settings = batch.Settings(0, steps, 1.0, pipe.config.working_size, "-", "-", guidance=guidance)

@@ -15,8 +15,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from colorized_pipeline import ColorizationPipeline
-from colorized_pipeline.data import ColorizationDataset, open_source
-from colorized_pipeline.report import bound_figures, hardware, weights_digest
+from colorized_pipeline.evaluation.report import bound_figures, hardware, weights_digest
+from colorized_pipeline.training.data import ColorizationDataset, open_source
 
 
 def point(text: str) -> tuple[int, Path]:

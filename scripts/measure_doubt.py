@@ -17,7 +17,8 @@ import torch
 from tqdm.auto import tqdm
 
 from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline, __version__
-from colorized_pipeline.calibration import (
+from colorized_pipeline.diffusion.color import downsample_chroma, fit_gamut, lab_to_rgb, lightness_to_gray, rgb_to_lab
+from colorized_pipeline.evaluation.calibration import (
     Bin,
     bootstrap_interval,
     overconfidence,
@@ -25,10 +26,9 @@ from colorized_pipeline.calibration import (
     reliability,
     within_photos,
 )
-from colorized_pipeline.color import downsample_chroma, fit_gamut, lab_to_rgb, lightness_to_gray, rgb_to_lab
-from colorized_pipeline.data import ColorizationDataset, open_source
-from colorized_pipeline.evaluation import colourfulness, delta_e
-from colorized_pipeline.report import hardware, weights_digest
+from colorized_pipeline.evaluation.metrics import colourfulness, delta_e
+from colorized_pipeline.evaluation.report import hardware, weights_digest
+from colorized_pipeline.training.data import ColorizationDataset, open_source
 
 _START, _END = "<!-- doubt: start -->", "<!-- doubt: end -->"
 

@@ -16,11 +16,11 @@ import torch
 from skimage.color import deltaE_ciede2000
 
 from colorized_pipeline import ColorizationPipeline, load_default
-from colorized_pipeline.color import lab_to_displayable_rgb, rgb_to_lab
-from colorized_pipeline.data import ColorizationDataset, open_source
-from colorized_pipeline.hints import HintMap
-from colorized_pipeline.report import weights_digest
-from colorized_pipeline.steering import HintSteer, Steer
+from colorized_pipeline.diffusion.color import lab_to_displayable_rgb, rgb_to_lab
+from colorized_pipeline.diffusion.hints import HintMap
+from colorized_pipeline.diffusion.steering import HintSteer, Steer
+from colorized_pipeline.evaluation.report import weights_digest
+from colorized_pipeline.training.data import ColorizationDataset, open_source
 
 AREA = 0.02
 CIRCLES = 40  # of equal size, in the true photo, that an edge's gradient is compared to

@@ -15,15 +15,15 @@ from PIL import Image
 from skimage.color import deltaE_ciede2000
 
 from colorized_pipeline import load_default
-from colorized_pipeline.color import (
+from colorized_pipeline.diffusion.color import (
     lab_to_displayable_rgb,
     lightness_to_gray,
     rgb_to_lab,
     upsample_columns,
     upsample_rows,
 )
-from colorized_pipeline.data import ColorizationDataset, open_source
-from colorized_pipeline.report import weights_digest
+from colorized_pipeline.evaluation.report import weights_digest
+from colorized_pipeline.training.data import ColorizationDataset, open_source
 
 BATCH = 8
 

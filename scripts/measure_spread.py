@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 
 from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline
-from colorized_pipeline.bands import BANDS, band_spread
-from colorized_pipeline.bound import predicted_clean
-from colorized_pipeline.color import downsample_chroma
-from colorized_pipeline.data import ColorizationDataset, open_source
-from colorized_pipeline.evaluation import in_batches
+from colorized_pipeline.diffusion.bands import BANDS, band_spread
+from colorized_pipeline.diffusion.color import downsample_chroma
+from colorized_pipeline.evaluation.bound import predicted_clean
+from colorized_pipeline.evaluation.metrics import in_batches
+from colorized_pipeline.training.data import ColorizationDataset, open_source
 
 
 @torch.no_grad()

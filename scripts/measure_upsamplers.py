@@ -17,7 +17,13 @@ import torch.nn.functional as F
 from PIL import Image
 from skimage import data as skimage_data
 
-from colorized_pipeline.color import downsample_chroma, lab_to_rgb8, rgb_to_lab, upsample_columns, upsample_rows
+from colorized_pipeline.diffusion.color import (
+    downsample_chroma,
+    lab_to_rgb8,
+    rgb_to_lab,
+    upsample_columns,
+    upsample_rows,
+)
 
 CELLS = 32
 PHOTOS = ("astronaut", "coffee", "rocket", "chelsea")

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from colorized_pipeline import DEFAULT_CHECKPOINT, FAST_CHECKPOINT, ColorizationPipeline
-from colorized_pipeline.bands import BANDS
+from colorized_pipeline.diffusion.bands import BANDS
 
 LIMIT_BYTES = 32 * 10**6
 

@@ -11,8 +11,8 @@ from diffusers import DDPMScheduler
 from transformers import EfficientNetConfig, EfficientNetModel
 
 from colorized_pipeline import ColorizationPipeline
-from colorized_pipeline.pipeline import condition_channels
-from colorized_pipeline.training import build_unet
+from colorized_pipeline.diffusion.pipeline import condition_channels
+from colorized_pipeline.training.losses import build_unet
 
 torch.set_num_threads(1)
 

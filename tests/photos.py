@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from colorized_pipeline.color import rgb_to_lab
-from colorized_pipeline.data import encode_lab8
+from colorized_pipeline.diffusion.color import rgb_to_lab
+from colorized_pipeline.training.data import encode_lab8
 
 
 def colourful(number: int, *, height: int = 40, width: int = 48) -> np.ndarray:

@@ -19,9 +19,9 @@ from PIL import Image
 from skimage import data as skimage_data
 from typer.testing import CliRunner, Result
 
+from colorized_pipeline.archive.labels import Label, build_xmp
+from colorized_pipeline.archive.scans import open_scan
 from colorized_pipeline.cli import app
-from colorized_pipeline.labels import Label, build_xmp
-from colorized_pipeline.scans import open_scan
 
 ROOT = Path(__file__).parents[1]
 GREY = np.ascontiguousarray(skimage_data.camera()[:44, :60])
@@ -162,15 +162,15 @@ def test_no_permission_to_read_or_write_as_another_user(checkpoint: Path, tmp_pa
     script = f"""
 import os, sys
 from typer.testing import CliRunner
-from colorized_pipeline.batch import Batch
+from colorized_pipeline.batch.overlap import Batch
 from colorized_pipeline.cli import app
 os.chdir({str(tmp_path)!r}); os.mkdir("out"); os.chown("out", 65534, 65534); os.chmod(".", 0o777)
 words = ["--checkpoint", {str(checkpoint)!r}, "--device", "cpu"]
 import diffusers.models.unets.unet_2d, torch
 from colorized_pipeline.cli import _load_pipeline
 pipe = _load_pipeline({str(checkpoint)!r}, "cpu")
-from colorized_pipeline.batch import Settings
-from colorized_pipeline.files import find_photos, plan_jobs
+from colorized_pipeline.batch.overlap import Settings
+from colorized_pipeline.archive.files import find_photos, plan_jobs
 from pathlib import Path
 settings = Settings(0, 1, 1.0, 32, "-", "-")
 # Once as root: what is imported on first use may lie where the other user can't read

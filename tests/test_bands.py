@@ -5,7 +5,7 @@ import torch
 from conftest import make_scheduler
 
 from colorized_pipeline import ColorizationPipeline
-from colorized_pipeline.bands import BANDS, band_spread, doubt, owed_noise
+from colorized_pipeline.diffusion.bands import BANDS, band_spread, doubt, owed_noise
 
 
 def white(*shape: int, seed: int = 0) -> torch.Tensor:

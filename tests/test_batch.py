@@ -18,7 +18,9 @@ from skimage import data as skimage_data
 from typer.testing import CliRunner, Result
 
 from colorized_pipeline import ColorizationPipeline
-from colorized_pipeline.batch import (
+from colorized_pipeline.archive.files import find_photos, plan_jobs
+from colorized_pipeline.archive.scans import hash_file
+from colorized_pipeline.batch.overlap import (
     MANIFEST_NAME,
     Batch,
     Manifest,
@@ -27,10 +29,8 @@ from colorized_pipeline.batch import (
     hash_checkpoint,
     partial_folder,
 )
+from colorized_pipeline.batch.shards import take_part
 from colorized_pipeline.cli import app
-from colorized_pipeline.files import find_photos, plan_jobs
-from colorized_pipeline.scans import hash_file
-from colorized_pipeline.sharding import take_part
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))

@@ -10,11 +10,11 @@ from PIL import Image
 from skimage import data as skimage_data
 from typer.testing import CliRunner
 
-from colorized_pipeline import borders
-from colorized_pipeline.borders import find_picture
 from colorized_pipeline.cli import app
-from colorized_pipeline.color import rgb_to_lab
-from colorized_pipeline.pipeline import Lightness
+from colorized_pipeline.diffusion import borders
+from colorized_pipeline.diffusion.borders import find_picture
+from colorized_pipeline.diffusion.color import rgb_to_lab
+from colorized_pipeline.diffusion.pipeline import Lightness
 
 PHOTO = skimage_data.camera()[:300, :400]
 

@@ -10,7 +10,7 @@ from conftest import make_scheduler
 from diffusers import DDPMScheduler
 from scipy import integrate, stats
 
-from colorized_pipeline.bound import (
+from colorized_pipeline.evaluation.bound import (
     NoiseSchedule,
     Predict,
     VariationalBound,

@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from colorized_pipeline import load_default
-from colorized_pipeline.report import card_block, weights_digest
+from colorized_pipeline.evaluation.report import card_block, weights_digest
 
 ROOT = Path(__file__).parents[1]
 REPORTS = {

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from skimage import color as oracle
 
-from colorized_pipeline.color import (
+from colorized_pipeline.diffusion.color import (
     downsample_chroma,
     fit_gamut,
     gray_to_lightness,

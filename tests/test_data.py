@@ -8,8 +8,8 @@ import torch
 from photos import colourful, make_folder, make_kaggle_arrays, make_parquet
 from PIL import Image
 
-from colorized_pipeline.color import rgb_to_lab
-from colorized_pipeline.data import (
+from colorized_pipeline.diffusion.color import rgb_to_lab
+from colorized_pipeline.training.data import (
     ColorizationDataset,
     JoinedDataset,
     LabArrayPhotos,

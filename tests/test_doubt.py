@@ -19,18 +19,18 @@ from skimage import data as skimage_data
 from test_batch import records, results
 from typer.testing import CliRunner, Result
 
-from colorized_pipeline.calibration import (
+from colorized_pipeline.archive.inspection import describe
+from colorized_pipeline.archive.labels import DIGITAL_SOURCE_TYPE
+from colorized_pipeline.batch.sheets import SCALE_TOP, _palette, draw_map, shrink, spread_map
+from colorized_pipeline.cli import app
+from colorized_pipeline.diffusion.pipeline import Lightness, compose
+from colorized_pipeline.evaluation.calibration import (
     bootstrap_interval,
     overconfidence,
     rank_correlation,
     reliability,
     within_photos,
 )
-from colorized_pipeline.cli import app
-from colorized_pipeline.doubt import SCALE_TOP, _palette, draw_map, shrink, spread_map
-from colorized_pipeline.inspection import describe
-from colorized_pipeline.labels import DIGITAL_SOURCE_TYPE
-from colorized_pipeline.pipeline import Lightness, compose
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,8 +11,8 @@ from skimage import color as skimage_color
 from skimage import data as skimage_data
 from skimage import metrics as skimage_metrics
 
-from colorized_pipeline.color import rgb_to_lab
-from colorized_pipeline.evaluation import (
+from colorized_pipeline.diffusion.color import rgb_to_lab
+from colorized_pipeline.evaluation.metrics import (
     Comparison,
     FeatureStatistics,
     Lite0Features,

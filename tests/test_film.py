@@ -7,8 +7,8 @@ import pytest
 import torch
 from photos import colourful
 
-from colorized_pipeline.color import gray_to_lightness, rgb_to_lab
-from colorized_pipeline.film import EMULSIONS, Film, draw_film, photograph
+from colorized_pipeline.diffusion.color import gray_to_lightness, rgb_to_lab
+from colorized_pipeline.training.film import EMULSIONS, Film, draw_film, photograph
 
 
 def flat(red: float, green: float, blue: float, size: int = 64) -> torch.Tensor:

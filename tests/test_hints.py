@@ -14,11 +14,11 @@ from skimage import color as skimage_color
 from typer.testing import CliRunner, Result
 
 from colorized_pipeline import ColorizationPipeline
+from colorized_pipeline.archive.labels import read_xmp
 from colorized_pipeline.cli import app
-from colorized_pipeline.color import rgb_to_lab
-from colorized_pipeline.hints import HintMap, parse_hint, read_colour
-from colorized_pipeline.labels import read_xmp
-from colorized_pipeline.steering import HintSteer, steered_prediction
+from colorized_pipeline.diffusion.color import rgb_to_lab
+from colorized_pipeline.diffusion.hints import HintMap, parse_hint, read_colour
+from colorized_pipeline.diffusion.steering import HintSteer, steered_prediction
 
 VARIANTS = ("--variants", "2", "--uncertainty")
 KNOWN = (12.0, -14.0)  # a*, b* that sRGB can show at every lightness of `grey`

@@ -22,7 +22,7 @@ from test_train_script import ROOT, command
 
 import train_colorization
 from colorized_pipeline import EXAMPLES
-from colorized_pipeline.bands import BANDS
+from colorized_pipeline.diffusion.bands import BANDS
 from colorized_pipeline.hub import stage
 
 REPO = "alice/old-town"
@@ -87,7 +87,7 @@ def test_push_uploads_the_pipeline_its_code_card_and_picture(pushed: dict[str, b
     for name in (*PARTS, *WEIGHTS):
         assert pushed[name] == (checkpoint / name).read_bytes(), name
     for name in code:
-        assert pushed[name] == (ROOT / "colorized_pipeline" / name).read_bytes(), name
+        assert pushed[name] == (ROOT / "colorized_pipeline" / "diffusion" / name).read_bytes(), name
 
 
 def test_push_is_one_commit_even_over_a_dropped_connection(hub: LocalHub, pushed: dict[str, bytes]) -> None:
@@ -172,7 +172,7 @@ def with_package(client: Client, pushed: dict[str, bytes]) -> tuple[dict, np.nda
 
 def test_loads_with_the_package(with_package: tuple[dict, np.ndarray]) -> None:
     facts, result = with_package
-    assert facts["module"] == "colorized_pipeline.pipeline"
+    assert facts["module"] == "colorized_pipeline.diffusion.pipeline"
     assert result.shape == (30, 40, 3) and np.ptp(result, axis=-1).max() > 0.02
 
 

@@ -14,8 +14,8 @@ from skimage import data as skimage_data
 from typer.testing import CliRunner, Result
 
 from colorized_pipeline import DEFAULT_CHECKPOINT, EXAMPLES, FAST_CHECKPOINT, load_default
+from colorized_pipeline.archive.inspection import describe
 from colorized_pipeline.cli import app
-from colorized_pipeline.inspection import describe
 
 ROOT = Path(__file__).parents[1]
 PARTS = (
@@ -48,12 +48,12 @@ def test_wheel_holds_code_checkpoint_and_command(wheel: Path) -> None:
     code = (
         "__init__.py",
         "cli.py",
-        "pipeline.py",
-        "bands.py",
-        "color.py",
-        "hints.py",
-        "steering.py",
-        "variants.py",
+        "diffusion/pipeline.py",
+        "diffusion/bands.py",
+        "diffusion/color.py",
+        "diffusion/hints.py",
+        "diffusion/steering.py",
+        "diffusion/variants.py",
         "hub.py",
         "app.py",
     )

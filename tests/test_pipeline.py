@@ -22,9 +22,9 @@ from skimage import color as skimage_color
 from skimage import data as skimage_data
 
 from colorized_pipeline import ColorizationPipeline
-from colorized_pipeline.bands import BANDS
-from colorized_pipeline.color import gray_to_lightness, lightness_to_gray, rgb_to_lab
-from colorized_pipeline.pipeline import condition_channels, encode_lightness
+from colorized_pipeline.diffusion.bands import BANDS
+from colorized_pipeline.diffusion.color import gray_to_lightness, lightness_to_gray, rgb_to_lab
+from colorized_pipeline.diffusion.pipeline import condition_channels, encode_lightness
 
 
 def photo(height: int, width: int) -> Image.Image:
@@ -339,7 +339,7 @@ def test_photos_are_shown_to_the_encoder_in_parts(monkeypatch: pytest.MonkeyPatc
     pipe = make_pipeline(encoder=True)
     lightness = torch.rand(5, 1, 64, 64, generator=seeded()) * 100
     whole = pipe.condition(lightness)
-    monkeypatch.setattr("colorized_pipeline.pipeline._ENCODER_PIXELS", 2 * 64 * 64)
+    monkeypatch.setattr("colorized_pipeline.diffusion.pipeline._ENCODER_PIXELS", 2 * 64 * 64)
     assert torch.allclose(pipe.condition(lightness), whole, atol=1e-5)
 
 

@@ -11,10 +11,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from colorized_pipeline import ColorizationPipeline
+from colorized_pipeline.archive.labels import read_xmp
 from colorized_pipeline.cli import app
-from colorized_pipeline.color import rgb_to_lab
-from colorized_pipeline.labels import read_xmp
-from colorized_pipeline.steering import PaletteSteer, fit_palette
+from colorized_pipeline.diffusion.color import rgb_to_lab
+from colorized_pipeline.diffusion.steering import PaletteSteer, fit_palette
 
 
 def made_up(seed: int, *, tint: float) -> tuple[torch.Tensor, torch.Tensor]:

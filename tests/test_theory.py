@@ -25,7 +25,8 @@ from markdown_it import MarkdownIt
 from scipy import integrate, optimize, stats
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from colorized_pipeline.bound import (
+from colorized_pipeline.diffusion.color import downsample_chroma, fit_gamut, lab_to_rgb, rgb_to_lab
+from colorized_pipeline.evaluation.bound import (
     NoiseSchedule,
     VariationalBound,
     discretized_gaussian_nll,
@@ -37,8 +38,7 @@ from colorized_pipeline.bound import (
     step_terms,
     variational_bound,
 )
-from colorized_pipeline.color import downsample_chroma, fit_gamut, lab_to_rgb, rgb_to_lab
-from colorized_pipeline.training import build_unet, diffusion_loss, loss_target
+from colorized_pipeline.training.losses import build_unet, diffusion_loss, loss_target
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "theory.md"
 TEXT = DOCUMENT.read_text()
@@ -1223,7 +1223,7 @@ def test_code_leads_back_to_equations() -> None:
 def test_docstrings_name_the_equations_they_compute() -> None:
     """bound.py says "theory, eq. 21, 56" where it computes these, as the document's table does."""
     rows = [(name.strip("`"), numbers) for name, numbers in table_rows("| code | equations |")]
-    ours = [(name, numbers) for name, numbers in rows if name.startswith("colorized_pipeline.bound.")]
+    ours = [(name, numbers) for name, numbers in rows if name.startswith("colorized_pipeline.evaluation.bound.")]
     assert len(ours) >= 6
     for name, numbers in ours:
         assert re.search(rf"[Tt]heory, eq\. {numbers}[.)]", source_of(name)), f"{name} computes {numbers}"

@@ -12,7 +12,7 @@ from conftest import make_scheduler
 from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.training_utils import EMAModel
 
-from colorized_pipeline.training import (
+from colorized_pipeline.training.losses import (
     COMPLETE,
     Teacher,
     build_unet,

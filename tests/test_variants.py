@@ -12,9 +12,9 @@ from skimage import color as skimage_color
 from skimage import data as skimage_data
 
 from colorized_pipeline import ColorizationPipeline
-from colorized_pipeline.color import rgb_to_lab
-from colorized_pipeline.pipeline import Lightness, seen_chroma
-from colorized_pipeline.variants import order_by_typicality, spread
+from colorized_pipeline.diffusion.color import rgb_to_lab
+from colorized_pipeline.diffusion.pipeline import Lightness, seen_chroma
+from colorized_pipeline.diffusion.variants import order_by_typicality, spread
 
 
 def photo(height: int = 40, width: int = 48) -> Image.Image:

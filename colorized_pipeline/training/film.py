@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from .color import gray_to_lightness, lab_to_rgb, linear_to_srgb, srgb_to_linear
+from ..diffusion.color import gray_to_lightness, lab_to_rgb, linear_to_srgb, srgb_to_linear
 
 # Sensitivity to linear sRGB red, green, blue; each sums to 1. The first is luminance itself (color.py's row of Y).
 EMULSIONS = {

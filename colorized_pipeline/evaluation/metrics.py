@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from .color import downsample_chroma, fit_gamut, lab_to_rgb, lightness_to_gray, rgb_to_lab
+from ..diffusion.color import downsample_chroma, fit_gamut, lab_to_rgb, lightness_to_gray, rgb_to_lab
 
 FEATURE_SIZE = 224  # edge in pixels at which EfficientNet-Lite0 was trained
 _AT_ONCE = 64  # photos

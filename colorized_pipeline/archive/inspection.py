@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .color import gray_to_lightness
+from ..diffusion.color import gray_to_lightness
 from .copies import read_label
 from .files import write_atomically
 from .labels import DIGITAL_SOURCE_TYPE, read_xmp

@@ -20,7 +20,7 @@ import tifffile
 import torch
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from .color import lightness_to_gray, rgb_to_gray
+from ..diffusion.color import lightness_to_gray, rgb_to_gray
 
 DEFAULT_MAX_MEGAPIXELS = 300
 _STRIP_PIXELS = 2**18

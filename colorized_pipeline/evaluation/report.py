@@ -13,11 +13,12 @@ from typing import Any, cast
 import torch
 from PIL import Image, ImageDraw
 
-from . import __version__
+from .._version import __version__
+from ..diffusion.color import fit_gamut, lab_to_rgb, lightness_to_gray, rgb_to_lab
+from ..diffusion.pipeline import ColorizationPipeline
+from ..training.data import ColorizationDataset
 from .bound import VariationalBound, mean_and_error, variational_bound
-from .color import fit_gamut, lab_to_rgb, lightness_to_gray, rgb_to_lab
-from .data import ColorizationDataset
-from .evaluation import (
+from .metrics import (
     Comparison,
     delta_e,
     diversity,
@@ -28,7 +29,6 @@ from .evaluation import (
     psnr,
     ssim,
 )
-from .pipeline import ColorizationPipeline
 
 BIN_WIDTH = 1.0  # CIELAB units: chroma is told to one unit of a* and b*, about what the eye can tell
 _BATCH = 32

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from torch.utils.data import Dataset, Sampler
 from tqdm.auto import tqdm
 
-from .color import L_MAX, downsample_chroma, rgb_to_lab
+from ..diffusion.color import L_MAX, downsample_chroma, rgb_to_lab
 from .film import draw_film, photograph
 
 NEARLY_GREY = 2.0  # mean chroma sqrt(a*^2 + b*^2) under this is a grey photo: nothing to learn from

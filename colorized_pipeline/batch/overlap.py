@@ -25,17 +25,17 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from . import __version__
-from .borders import find_picture
-from .copies import FORMATS, MAX_XMP, ColourPage, is_deep, write_copy
-from .doubt import draw_map, draw_sheet, spread_map
-from .files import Job, check_inside, output_format, result_files, write_atomically
-from .hints import Hint, HintMap, describe_hints
-from .labels import Label, build_xmp
-from .pipeline import ColorizationPipeline, Lightness, WorkingPhoto, compose, impose_hints, seen_chroma
-from .provenance import Signer
-from .scans import Metadata, Scan, hash_file, open_scan, peek_pixels
-from .variants import order_by_typicality
+from .._version import __version__
+from ..archive.copies import FORMATS, MAX_XMP, ColourPage, is_deep, write_copy
+from ..archive.files import Job, check_inside, output_format, result_files, write_atomically
+from ..archive.labels import Label, build_xmp
+from ..archive.provenance import Signer
+from ..archive.scans import Metadata, Scan, hash_file, open_scan, peek_pixels
+from ..diffusion.borders import find_picture
+from ..diffusion.hints import Hint, HintMap, describe_hints
+from ..diffusion.pipeline import ColorizationPipeline, Lightness, WorkingPhoto, compose, impose_hints, seen_chroma
+from ..diffusion.variants import order_by_typicality
+from .sheets import draw_map, draw_sheet, spread_map
 
 MANIFEST_NAME = "colorized-manifest"
 _PARTIAL_NAME = ".colorized-partial"

@@ -11,7 +11,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from .files import Job
+from ..archive.files import Job
 
 _PATIENCE = timedelta(days=30)  # a process that is done early waits for the others, however long they take
 

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import IO, Any
 
-from . import __version__
+from .._version import __version__
 from .labels import DIGITAL_SOURCE_TYPE
 
 _MIME = {"JPEG": "image/jpeg", "PNG": "image/png", "TIFF": "image/tiff", "WEBP": "image/webp"}

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from .pipeline import Lightness, WorkingPhoto, compose, measure_spread
+from ..diffusion.pipeline import Lightness, WorkingPhoto, compose, measure_spread
 
 SCALE_TOP = 25.0  # ΔE*ab of the brightest colour: one scale for all photos, so that maps can be compared
 _TICKS = (0, 5, 10, 15, 20, 25)

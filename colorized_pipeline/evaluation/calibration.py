@@ -2,7 +2,7 @@
 
 A spread is a standard deviation, so it is compared with root mean square errors: if the true colour were one more draw
 from what the variants are drawn from, it would lie ``spread * sqrt(1 + 1 / N)`` from the mean of N variants, root mean
-square (:func:`colorized_pipeline.variants.spread`).
+square (:func:`colorized_pipeline.diffusion.variants.spread`).
 """
 
 import math
