@@ -15,7 +15,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, TiffImagePlugin
 
 from .labels import find_packet, with_note
-from .scans import Metadata, full_page, srgb_profile
+from .metadata import Metadata
+from .scans import full_page, srgb_profile
 
 MARK = "colorized"
 

@@ -11,7 +11,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import imagecodecs
@@ -21,6 +21,7 @@ import torch
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from ..diffusion.color import lightness_to_gray, rgb_to_gray
+from .metadata import Metadata, orientation_of, read_metadata, read_packets, read_tags
 
 DEFAULT_MAX_MEGAPIXELS = 300
 _STRIP_PIXELS = 2**18
@@ -40,25 +41,6 @@ class ScanError(ValueError):
 
 class TooLargeError(ScanError):
     """A scan has more pixels than the caller allows."""
-
-
-@dataclass
-class Metadata:
-    """What a file says about itself and its colour copy should say on.
-
-    Attributes:
-        dpi: horizontal and vertical resolution of the upright picture, pixels per inch, if the file has it.
-        exif: EXIF data as Pillow holds them, orientation not yet applied.
-        xmp: the XMP packet.
-        iptc: IPTC-IIM records, as they stand in the file.
-        notes: what had to be left out, in words for users.
-    """
-
-    dpi: tuple[float, float] | None = None
-    exif: Image.Exif = field(default_factory=Image.Exif)
-    xmp: bytes | None = None
-    iptc: bytes | None = None
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -198,7 +180,10 @@ def _open_with_pillow(file: Path, start: bytes, sha256: str) -> Scan:
     if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS:
         _register_heif()
     with _pillow(file) as image:
-        metadata, orientation = _read_metadata(image)
+        metadata, orientation = read_metadata(image), orientation_of(image)
+        profile = image.info.get("icc_profile")
+        if profile and not _profile_space(profile):
+            metadata.notes.append("its ICC profile is damaged; its values are taken as sRGB")
         size = (image.height, image.width)
         bits = 16 if image.mode.startswith(("I", "F")) or _png_depth(start) == 16 else 8
         return Scan(file, sha256, image.format or "", (_turned(size, orientation),), bits, metadata, (0,))
@@ -267,48 +252,14 @@ def _tiff_orientation(page: tifffile.TiffPage) -> int:
 def _tiff_metadata(file: Path, page: tifffile.TiffPage) -> Metadata:
     try:
         with _pillow(file) as image:
-            metadata, _ = _read_metadata(image)
+            metadata = read_metadata(image)
     except Exception:  # Pillow knows fewer kinds of pixels than tifffile; its tags are then read by the latter
-        metadata = Metadata()
-        for name in ("ImageDescription", "Artist", "Copyright", "Make", "Model", "Software", "DateTime"):
-            tag = page.tags.get(name)
-            if tag is not None and isinstance(tag.value, str):
-                metadata.exif[tag.code] = tag.value
-    for code, name in ((700, "xmp"), (33723, "iptc")):
-        tag = page.tags.get(code)
-        if tag is not None:
-            with file.open("rb") as stream:
-                stream.seek(tag.valueoffset)
-                setattr(metadata, name, stream.read(tag.valuebytecount))
-    return metadata
-
-
-def _read_metadata(image: Image.Image) -> tuple[Metadata, int]:
-    metadata, orientation = Metadata(), 1
-    try:
-        metadata.exif = image.getexif()
-        metadata.exif.get_ifd(0x8769)
-        orientation = int(metadata.exif.get(_ORIENTATION, 1))
-    except Exception as error:  # damaged EXIF is no reason to refuse a whole picture
-        metadata.notes.append(f"its EXIF data can't be read and are left out ({error})")
-        metadata.exif = Image.Exif()
-    orientation = orientation if orientation in range(1, 9) else 1
-    dpi = image.info.get("dpi")
-    try:
-        x, y = (float(value) for value in dpi) if dpi else (0.0, 0.0)
-    except (TypeError, ValueError, ZeroDivisionError):
-        x, y = 0.0, 0.0
-    if 1 < x < 1e5 and 1 < y < 1e5:  # Pillow reports "1" where a file has an aspect ratio but no unit
-        metadata.dpi = (y, x) if orientation >= 5 else (x, y)
-    profile = image.info.get("icc_profile")
-    if profile and not _profile_space(profile):
+        metadata = read_tags(page)
+    read_packets(metadata, file, page)
+    tag = page.tags.get(34675)
+    if tag is not None and not _profile_space(bytes(tag.value)):
         metadata.notes.append("its ICC profile is damaged; its values are taken as sRGB")
-    xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
-    metadata.xmp = xmp.encode() if isinstance(xmp, str) else xmp
-    photoshop = image.info.get("photoshop")
-    iptc = photoshop.get(0x0404) if isinstance(photoshop, dict) else None
-    metadata.iptc = iptc if isinstance(iptc, bytes) and iptc else None
-    return metadata, orientation
+    return metadata
 
 
 def _turned(size: tuple[int, int], orientation: int) -> tuple[int, int]:
@@ -330,7 +281,7 @@ def _decode(file: Path) -> tuple[np.ndarray, int]:
     with file.open("rb") as stream:
         start = stream.read(32)
     with _pillow(file) as image:
-        _, orientation = _read_metadata(image)
+        orientation = orientation_of(image)
         profile = image.info.get("icc_profile")
         if _png_depth(start) == 16 and image.mode not in ("I;16", "I"):
             # Pillow would drop the lower 8 bits of each colour

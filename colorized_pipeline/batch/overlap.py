@@ -29,8 +29,9 @@ from .._version import __version__
 from ..archive.copies import FORMATS, MAX_XMP, ColourPage, is_deep, write_copy
 from ..archive.files import Job, check_inside, output_format, result_files, write_atomically
 from ..archive.labels import Label, build_xmp
+from ..archive.metadata import Metadata
 from ..archive.provenance import Signer
-from ..archive.scans import Metadata, Scan, hash_file, open_scan, peek_pixels
+from ..archive.scans import Scan, hash_file, open_scan, peek_pixels
 from ..diffusion.borders import find_picture
 from ..diffusion.hints import Hint, HintMap, describe_hints
 from ..diffusion.pipeline import ColorizationPipeline, Lightness, WorkingPhoto, compose, impose_hints, seen_chroma
