@@ -53,7 +53,7 @@ def sheet(columns: list[list[tuple[str, Image.Image]]], *, height: int = HEIGHT)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("docs/results.jpg"), help="file for the picture")
+    parser.add_argument("--output", type=Path, default=Path("docs/pictures/results.jpg"), help="file for the picture")
     args = parser.parse_args()
     args.output.parent.mkdir(exist_ok=True)
     sheet([column(name) for name in PHOTOS]).save(args.output, quality=90)

@@ -1,4 +1,4 @@
-"""Make the picture of docs/hints.md: one photo that scikit-image ships, without hints, and with hints on its ground.
+"""Make the picture of docs/how-to/hints.md: a photo that scikit-image ships, without hints and with hints.
 
 python scripts/make_hint_figure.py          (or: make figures)
 """
@@ -22,7 +22,7 @@ COLOURS = ("#8a6b3a", "#5f8f3a")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("docs/hints.jpg"), help="file for the picture")
+    parser.add_argument("--output", type=Path, default=Path("docs/pictures/hints.jpg"), help="file for the picture")
     args = parser.parse_args()
     pipe = load_default()
     pipe.set_progress_bar_config(disable=True)

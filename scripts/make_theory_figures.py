@@ -1,4 +1,4 @@
-"""Make the figures of docs/theory.md from the shipped checkpoint and real photographs.
+"""Make the figures of docs/explanation/theory.md from the shipped checkpoint and real photographs.
 
 python scripts/make_theory_figures.py                        (or, with the README's pictures: make figures)
 python scripts/make_theory_figures.py --photos 'scenes/validation-*.parquet'
@@ -287,7 +287,7 @@ def make_all(pipe: ColorizationPipeline, labs: torch.Tensor, what: str, folder: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("docs/theory"), help="folder for the figures")
+    parser.add_argument("--output", type=Path, default=Path("docs/explanation/theory"), help="folder for the figures")
     parser.add_argument("--checkpoint", default=str(DEFAULT_CHECKPOINT), help="pipeline folder or Hub name")
     parser.add_argument("--photos", nargs="+", help="colour photos for the curves: a folder, or parquet files")
     parser.add_argument("--limit", type=int, default=128, help="at most so many of --photos")

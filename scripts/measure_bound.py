@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--photos", nargs="+", required=True, help="colour photos: folder or parquet files")
     parser.add_argument("--count", type=int, default=64, help="photos to use, spread over the set")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
-    parser.add_argument("--output", type=Path, default=Path("docs/evaluation"), help="folder for bound.json and .png")
+    parser.add_argument("--output", type=Path, default=Path("docs/measurements"), help="folder for both files")
     args = parser.parse_args()
 
     rows = []

@@ -1,6 +1,6 @@
-"""Measure whether the doubt that variants state is true: docs/variants.md's figures and picture.
+"""Measure whether the doubt that variants state is true: docs/how-to/variants.md's figures and picture.
 
-    python scripts/measure_doubt.py --photos 'scenes/validation-*.parquet' --write docs/variants.md
+    python scripts/measure_doubt.py --photos 'scenes/validation-*.parquet' --write docs/how-to/variants.md
 
 Needs ``pip install 'colorized[train,evaluate,figures]'``. Colours of every photo are drawn as a user draws them, with
 ``num_variants`` and ``return_uncertainty``; then stated spreads are compared with the distance of the true colours.
@@ -198,7 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", nargs="+", required=True, help="colour photos: a folder or parquet files")
     parser.add_argument(
-        "--output", type=Path, default=Path("docs/variants"), help="folder for doubt.json and doubt.png"
+        "--output", type=Path, default=Path("docs/measurements"), help="folder for doubt.json and doubt.png"
     )
     parser.add_argument("--checkpoint", default=str(DEFAULT_CHECKPOINT), help="pipeline folder or Hub name")
     parser.add_argument("--limit", type=int, default=400, help="photos, spread evenly over those there are")
@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="denoising steps; the checkpoint's default if not given")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
-    parser.add_argument("--write", type=Path, help="document whose figures are to be filled in, e.g. docs/variants.md")
+    parser.add_argument("--write", type=Path, help="document whose figures are filled in: docs/how-to/variants.md")
     args = parser.parse_args()
 
     pipe = ColorizationPipeline.from_pretrained(args.checkpoint).to(args.device)

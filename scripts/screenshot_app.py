@@ -49,7 +49,7 @@ def screenshot(chromium: str, output: Path, *, width: int, height: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("docs/app.jpg"), help="file for the picture")
+    parser.add_argument("--output", type=Path, default=Path("docs/pictures/app.jpg"), help="file for the picture")
     parser.add_argument("--width", type=int, default=1100, help="of the browser's window, pixels")
     parser.add_argument("--height", type=int, default=800, help="of the browser's window, pixels")
     args = parser.parse_args()

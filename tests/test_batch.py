@@ -224,7 +224,7 @@ def test_the_library_gives_the_command_s_picture(run, checkpoint: Path) -> None:
 
 
 def test_killed_at_any_moment_nothing_is_lost(checkpoint: Path, tmp_path: Path) -> None:
-    """A few of the trials of scripts/kill_trials.py, which ran 200 (docs/archive.md)."""
+    """A few of the trials of scripts/kill_trials.py, which ran 200 (docs/how-to/archive.md)."""
     options = ["--checkpoint", str(checkpoint), "--device", "cpu", "--steps", "8"]
     script = f"""
 import sys; sys.path.insert(0, {str(ROOT / "scripts")!r})
@@ -279,7 +279,7 @@ def test_shards_give_what_one_run_gives(run) -> None:
 
 
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-# With --cpu accelerate would run one process (see docs/archive.md)
+# With --cpu accelerate would run one process (see docs/how-to/archive.md)
 ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
 ACCELERATE += ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
 

@@ -11,7 +11,8 @@ from colorized_pipeline.evaluation.report import card_block, weights_digest
 
 ROOT = Path(__file__).parents[1]
 REPORTS = {
-    split: json.loads((ROOT / "docs" / "evaluation" / f"{split}.json").read_text()) for split in ("validation", "test")
+    split: json.loads((ROOT / "docs" / "measurements" / f"{split}.json").read_text())
+    for split in ("validation", "test")
 }
 FIGURES = REPORTS["test"]
 

@@ -1,4 +1,4 @@
-"""Every numbered equation of docs/theory.md, run: brute force, Monte Carlo, autograd and the libraries as oracles.
+"""Every numbered equation of docs/explanation/theory.md, run: brute force, Monte Carlo, autograd, library oracles.
 
 A test carries ``@equation(number, piece)`` for each equation that it runs; ``piece`` is a part of that equation's
 source, so that a renumbered or rewritten equation can't keep a test that is about something else. The last tests keep
@@ -40,7 +40,7 @@ from colorized_pipeline.evaluation.bound import (
 )
 from colorized_pipeline.training.losses import build_unet, diffusion_loss, loss_target
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "theory.md"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "explanation" / "theory.md"
 TEXT = DOCUMENT.read_text()
 BLOCKS = {int(number): block for block in re.findall(r"^\$\$\n(.*?)\n\$\$$", TEXT, re.M | re.S)
           for number in re.findall(r"\\tag\{(\d+)\}", block)}  # fmt: skip

@@ -1,4 +1,4 @@
-"""The figures of docs/theory.md: all of them are made, and the same ones every time."""
+"""The figures of docs/explanation/theory.md: all of them are made, and the same ones every time."""
 
 import importlib.util
 import re
@@ -26,7 +26,7 @@ def load_script() -> ModuleType:
 
 
 def wanted() -> set[str]:
-    return set(re.findall(r"\(theory/(.*?)\)", (ROOT / "docs" / "theory.md").read_text()))
+    return set(re.findall(r"\(theory/(.*?)\)", (ROOT / "docs" / "explanation" / "theory.md").read_text()))
 
 
 def test_all_figures_from_a_tiny_pipeline_twice_alike(plain_pipe: ColorizationPipeline, tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_all_figures_from_a_tiny_pipeline_twice_alike(plain_pipe: ColorizationPi
 
 
 def test_committed_figures_are_those_the_document_shows() -> None:
-    assert {file.name for file in (ROOT / "docs" / "theory").iterdir()} == wanted()
+    assert {file.name for file in (ROOT / "docs" / "explanation" / "theory").iterdir()} == wanted()
 
 
 @pytest.mark.slow

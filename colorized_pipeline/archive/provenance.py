@@ -39,7 +39,7 @@ class Signer:
             c2pa.Signer.from_info(self._info).close()
         except (OSError, ValueError, TypeError, c2pa.C2paError) as error:
             raise ValueError(
-                f"{certificate}, {key}: can't be used for signing ({error}); see docs/archive.md"
+                f"{certificate}, {key}: can't be used for signing ({error}); see docs/how-to/archive.md"
             ) from None
         self._lock = threading.Lock()
 

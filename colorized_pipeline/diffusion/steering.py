@@ -14,7 +14,7 @@ import torch
 
 _RIDGE = 0.01  # variance, in CIELAB units squared, below which a colour or a lightness counts as constant
 _STRETCH = 1.5  # a step makes a palette so much wider at most: a nearly grey guess has hues that mean nothing
-_SHARE = 0.85  # of the way from a photo's palette to the reference's: halves their distance, measured in docs/hints.md
+_SHARE = 0.85  # of the way from a photo's palette to the reference's: halves the distance, docs/measurements/hints.md
 _SEEN = 1.5  # standard deviations of a photo's lightness around its mean, in which its palette holds
 _UNSEEN = 15.0  # L* beyond what a reference shows, at which its palette has lost most of its say
 _AGREEMENT = 0.3  # least cosine between the error at the hints and what the network's correction would do there
