@@ -1,6 +1,6 @@
 PYTHON ?= .venv/bin/python
 
-.PHONY: setup check lint types test test-slow format figures wheel clean
+.PHONY: setup check lint types test test-slow format figures docs wheel clean
 
 setup:  ## a virtual environment with everything for development (CPU build of torch)
 	python3 -m venv .venv
@@ -26,7 +26,10 @@ format:
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-figures:  ## the pictures of README and theory; PHOTOS=... gives photos for the curves; needs Debian's chromium
+docs:  ## the site, into site/
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
+
+figures:  ## the documents' pictures; PHOTOS=... gives photos for the curves; needs Debian's chromium
 	$(PYTHON) scripts/make_figures.py
 	$(PYTHON) scripts/make_hint_figure.py
 	$(PYTHON) scripts/make_theory_figures.py $(if $(PHOTOS),--photos $(PHOTOS))
@@ -36,4 +39,4 @@ wheel:
 	$(PYTHON) -m pip wheel --no-deps -w dist .
 
 clean:
-	rm -rf dist build .mypy_cache .pytest_cache .ruff_cache
+	rm -rf dist build site .mypy_cache .pytest_cache .ruff_cache

@@ -1,6 +1,6 @@
 """Which way of running the UNet on a processor pays: one denoising step of each, against PyTorch in float32.
 
-    taskset -c 1 python benchmarks/engines.py --photos 'scenes/validation-*.parquet' -o benchmarks/results
+    taskset -c 1 python benchmarks/engines.py --photos 'scenes/validation-*.parquet' -o docs/measurements/speed
 
 With --photos whole colourings are compared too: their time, and how far their colours are from float32's at the same
 seed. Needs the extras export, train and evaluate.

@@ -1,6 +1,6 @@
 """What a photo costs: COLORIZED beside the networks of other colorizers, in one run.
 
-    python benchmarks/peers.py -o benchmarks/results
+    python benchmarks/peers.py -o docs/measurements/speed
 
 The others' trained weights are not needed for parameters, operations and time: their networks are built here at random
 weights, from their published configurations. **Nothing here says anything about the quality of their colours.**

@@ -1,6 +1,6 @@
 """Which sampler, and how many steps: FD-Lite0 of one checkpoint over both, as a table and a plot.
 
-    python benchmarks/samplers.py --photos 'scenes/validation-*.parquet' --limit 200 -o benchmarks/results
+    python benchmarks/samplers.py --photos 'scenes/validation-*.parquet' --limit 200 -o docs/measurements/speed
 
 Every sampler gets the checkpoint's own noise schedule, prediction type and spacing, the same photos and the same seed.
 A row is saved as soon as it is measured; the same command goes on where it was stopped. A combination that fails, or

@@ -1,4 +1,4 @@
-"""Figures in README and model card are those of the committed report, and the report is of the shipped checkpoint."""
+"""Figures in the documents are those of the committed report, and the report is of the shipped checkpoint."""
 
 import json
 from pathlib import Path
@@ -27,11 +27,23 @@ def test_report_is_of_the_shipped_checkpoint(split: str) -> None:
     assert report["chroma_spread"] == pipe.config.chroma_spread
 
 
-@pytest.mark.parametrize("name", ["README.md", "model_card.md"])
+@pytest.mark.parametrize("name", ["docs/measurements/quality.md", "model_card.md"])
 def test_documents_show_the_report(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     assert card_block(FIGURES) in text
-    assert "@@" not in text
+
+
+def test_readme_shows_the_report() -> None:
+    columns = {"distance closed ↑": "closed", "colourfulness / truth": "colourfulness_ratio", "ΔE2000 ↓": "delta_e"}
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if "|" in line]
+    start = next(number for number, cells in enumerate(lines) if set(columns) <= set(cells))
+    header = [columns[name] for name in lines[start] if name]
+    rows = lines[start + 2 : start + 6]
+    assert [row[0] for row in rows] == ["grey", "regression twin", "COLORIZED, fast", "COLORIZED"]
+    for name, *values in rows:
+        assert values == [f"{FIGURES['rows'][name][key]:.2f}" for key in header], name
+    assert f"{FIGURES['photos']:,} photographs" in text
 
 
 def test_card_metadata() -> None:

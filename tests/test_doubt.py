@@ -258,26 +258,26 @@ def test_reliability_of_draws_whose_truth_is_known(factor: float) -> None:
 
 def test_measuring_script(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import measure_doubt
+    import measure_uncertainty
 
     photos = make_folder(tmp_path / "photos", 6)
-    words = ["measure_doubt", "--photos", str(photos), "--output", str(tmp_path / "out"), "--resolution", "32"]
-    (tmp_path / "doc.md").write_text("Before.\n<!-- doubt: start -->\nold\n<!-- doubt: end -->\nAfter.\n")
+    words = ["measure_uncertainty", "--photos", str(photos), "--output", str(tmp_path / "out"), "--resolution", "32"]
+    (tmp_path / "doc.md").write_text("Before.\n<!-- uncertainty: start -->\nold\n<!-- uncertainty: end -->\nAfter.\n")
     words += ["--write", str(tmp_path / "doc.md"), "--checkpoint", str(checkpoint), "--variants", "3", "--limit", "5"]
     monkeypatch.setattr(sys, "argv", words)
-    measure_doubt.main()
+    measure_uncertainty.main()
     document = (tmp_path / "doc.md").read_text()
     assert document.startswith("Before.\n") and document.endswith("\nAfter.\n") and "old" not in document
     assert "5 photos, 3 variants each" in document and "| the mean |" in document
-    assert "](out/doubt.png)" in document
-    figures: dict[str, Any] = json.loads((tmp_path / "out" / "doubt.json").read_text())
+    assert "](out/uncertainty.png)" in document
+    figures: dict[str, Any] = json.loads((tmp_path / "out" / "uncertainty.json").read_text())
     assert (figures["photos"], figures["variants"], figures["seed"], figures["steps"]) == (5, 3, 0, 2)
-    answers = figures["answers"]
-    assert answers["the mean"]["delta_e76"] < answers["any one variant"]["delta_e76"]
+    pictures = figures["pictures"]
+    assert pictures["the mean"]["delta_e76"] < pictures["any one variant"]["delta_e76"]
     best, any_one = (
-        answers[name]["delta_e2000"] for name in ("the best of them (needs the truth)", "any one variant")
+        pictures[name]["delta_e2000"] for name in ("the best of them (needs the truth)", "any one variant")
     )
     assert best < any_one
     assert all(-1 <= one["value"] <= 1 for one in figures["rank_correlation"].values())
-    with Image.open(tmp_path / "out" / "doubt.png") as image:
+    with Image.open(tmp_path / "out" / "uncertainty.png") as image:
         assert image.width > 600

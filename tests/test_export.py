@@ -59,7 +59,7 @@ def test_pipeline_draws_the_same_pictures(engine: Path) -> None:
     use_engine(pipe, engine)
     assert isinstance(pipe.unet, ExportedUNet) and pipe.unet.config.in_channels == 18
     found = draw()
-    # A random network turns bfloat16's rounding into more than a trained one does (ΔE 0.1, benchmarks/README.md)
+    # A random network turns bfloat16's rounding into more than a trained one does (ΔE 0.1, docs/measurements/speed.md)
     limit = 1e-3 if engine.name == "onnx" else 0.2
     assert max(np.abs(a - b).max() for a, b in zip(expected, found, strict=True)) < limit
     apart = pipe(photos, generator=torch.Generator().manual_seed(4), output_type="np").images

@@ -1,6 +1,6 @@
-"""Measure whether the doubt that variants state is true: docs/how-to/variants.md's figures and picture.
+"""Measure whether the uncertainty that variants state is true: docs/measurements/uncertainty.md.
 
-    python scripts/measure_doubt.py --photos 'scenes/validation-*.parquet' --write docs/how-to/variants.md
+    python scripts/measure_uncertainty.py --photos 'scenes/validation-*.parquet' --write DOCUMENT
 
 Needs ``pip install 'colorized[train,evaluate,figures]'``. Colours of every photo are drawn as a user draws them, with
 ``num_variants`` and ``return_uncertainty``; then stated spreads are compared with the distance of the true colours.
@@ -30,7 +30,7 @@ from colorized_pipeline.evaluation.metrics import colourfulness, delta_e
 from colorized_pipeline.evaluation.report import hardware, weights_digest
 from colorized_pipeline.training.data import ColorizationDataset, open_source
 
-_START, _END = "<!-- doubt: start -->", "<!-- doubt: end -->"
+_START, _END = "<!-- uncertainty: start -->", "<!-- uncertainty: end -->"
 
 
 def draw(
@@ -63,12 +63,12 @@ def mean_colours(variants: torch.Tensor) -> torch.Tensor:
 
 
 def photo_figures(variants: torch.Tensor, truth: torch.Tensor, *, seed: int) -> dict[str, dict[str, float]]:
-    """What each kind of answer costs and looks like, a mean over photos."""
+    """What each kind of picture costs and looks like, a mean over photos."""
     generator = torch.Generator().manual_seed(seed)
     any_one = torch.randint(variants.shape[1], (len(variants),), generator=generator)
     true_colours = colourfulness(lab_to_rgb(truth).clamp(0, 1)).mean()
     errors = torch.stack([delta_e(one, truth) for one in variants.unbind(1)])  # [V, N]
-    answers = {
+    pictures = {
         "any one variant": variants[torch.arange(len(variants)), any_one],
         "the most typical (medoid)": variants[:, 0],
         "the least typical": variants[:, -1],
@@ -80,7 +80,7 @@ def photo_figures(variants: torch.Tensor, truth: torch.Tensor, *, seed: int) -> 
             "delta_e76": (lab - truth)[:, 1:].norm(dim=1).mean().item(),
             "colourfulness_ratio": (colourfulness(lab_to_rgb(lab).clamp(0, 1)).mean() / true_colours).item(),
         }
-        for name, lab in answers.items()
+        for name, lab in pictures.items()
     }
     rows["any one variant"]["delta_e2000"] = errors.mean().item()  # over all of them: less chance
     rows["the best of them (needs the truth)"] = {"delta_e2000": errors.min(0).values.mean().item()}
@@ -100,18 +100,18 @@ def measure(
     photo_square = cells[:, 0].mean((1, 2)).sqrt()
     typical_error = delta_e(variants[:, 0], truth)
     mean_error = (mean - truth)[:, 1:].norm(dim=1).mean((1, 2))
-    answer_chroma = mean[:, 1:].norm(dim=1)
+    mean_chroma = mean[:, 1:].norm(dim=1)
     ranks = {
-        "photos: doubt and ΔE2000 of the most typical variant": (photo_stated, typical_error),
-        "photos: doubt and ΔE*ab of the mean": (photo_stated, mean_error),
-        "photos, rival: mean's own chroma and ΔE*ab of the mean": (answer_chroma.mean((1, 2)), mean_error),
+        "photos: uncertainty and ΔE2000 of the most typical variant": (photo_stated, typical_error),
+        "photos: uncertainty and ΔE*ab of the mean": (photo_stated, mean_error),
+        "photos, rival: mean's own chroma and ΔE*ab of the mean": (mean_chroma.mean((1, 2)), mean_error),
     }
-    cell_chroma = downsample_chroma(answer_chroma[:, None].repeat(1, 2, 1, 1), cell)[:, 0]
+    cell_chroma = downsample_chroma(mean_chroma[:, None].repeat(1, 2, 1, 1), cell)[:, 0]
     return {
         "photos": len(truth),
         "variants": count,
         "cell_pixels": cell,
-        "doubt": {"mean": photo_stated.mean().item(), "quartiles": _quartiles(photo_stated)},
+        "uncertainty": {"mean": photo_stated.mean().item(), "quartiles": _quartiles(photo_stated)},
         "rank_correlation": {
             **{
                 name: {"value": rank_correlation(*pair), "interval_95": bootstrap_interval(*pair, seed=seed)}
@@ -126,7 +126,7 @@ def measure(
         "overconfidence": overconfidence(cell_stated, cell_squared, variants=count),
         "reliability_photos": _bins(photo_square, squared.mean((1, 2)), count),
         "reliability_cells": _bins(cell_stated, cell_squared, count),
-        "answers": photo_figures(variants, truth, seed=seed),
+        "pictures": photo_figures(variants, truth, seed=seed),
     }
 
 
@@ -156,21 +156,21 @@ def plot(figures: dict[str, Any], file: Path) -> None:
 
 def markdown(figures: dict[str, Any]) -> str:
     """The figures in words and tables, with what gave them."""
-    f, (low, middle, high) = figures, figures["doubt"]["quartiles"]
+    f, (low, middle, high) = figures, figures["uncertainty"]["quartiles"]
     factor = f["overconfidence"]
     judgement = (
         f"about as far away as stated (factor {factor:.2f})"
         if 0.9 < factor < 1.1
         else f"{factor:.2f} times as far away as stated: "
-        + ("the model is too sure of itself" if factor > 1 else "the model doubts too much")
+        + ("the model is too sure of itself" if factor > 1 else "the model is less sure of itself than it may be")
     )
     lines = [
         f"{f['set']}: {f['photos']} photos, {f['variants']} variants each, central {f['resolution']} x "
         f"{f['resolution']} crops, places of {f['cell_pixels']} x {f['cell_pixels']} pixels, {f['steps']} steps of "
         f"{f['scheduler']}, guidance {f['guidance']:g}, seed {f['seed']}; {f['hardware']}; weights `{f['weights']}`.",
         "",
-        f"A photo's doubt is {f['doubt']['mean']:.1f} ΔE*ab on average, in a quarter of the photos below {low:.1f}, "
-        f"in half above {middle:.1f}, in a quarter above {high:.1f}. The true colours are {judgement}.",
+        f"A photo's uncertainty is {f['uncertainty']['mean']:.1f} ΔE*ab on average, in a quarter of the photos below "
+        f"{low:.1f}, in half above {middle:.1f}, in a quarter above {high:.1f}. The true colours are {judgement}.",
         "",
         "| rank correlation (Spearman) | value | 95 % interval over photos |",
         "| --- | --- | --- |",
@@ -178,8 +178,8 @@ def markdown(figures: dict[str, Any]) -> str:
     for name, one in f["rank_correlation"].items():
         interval = "{:.2f} to {:.2f}".format(*one["interval_95"]) if "interval_95" in one else ""
         lines.append(f"| {name} | {one['value']:.2f} | {interval} |")
-    lines += ["", "| answer | ΔE2000 ↓ | ΔE*ab ↓ | colourfulness / truth |", "| --- | --- | --- | --- |"]
-    for name, row in f["answers"].items():
+    lines += ["", "| picture | ΔE2000 ↓ | ΔE*ab ↓ | colourfulness / truth |", "| --- | --- | --- | --- |"]
+    for name, row in f["pictures"].items():
         more = [f"{row[key]:.2f}" if key in row else "" for key in ("delta_e76", "colourfulness_ratio")]
         lines.append(f"| {name} | {row['delta_e2000']:.2f} | {more[0]} | {more[1]} |")
     return "\n".join(lines)
@@ -197,9 +197,7 @@ def write_between_markers(file: Path, text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", nargs="+", required=True, help="colour photos: a folder or parquet files")
-    parser.add_argument(
-        "--output", type=Path, default=Path("docs/measurements"), help="folder for doubt.json and doubt.png"
-    )
+    parser.add_argument("--output", type=Path, default=Path("docs/measurements"), help="folder for both files")
     parser.add_argument("--checkpoint", default=str(DEFAULT_CHECKPOINT), help="pipeline folder or Hub name")
     parser.add_argument("--limit", type=int, default=400, help="photos, spread evenly over those there are")
     parser.add_argument("--resolution", type=int, default=128, help="edge of the central crop, pixels")
@@ -208,7 +206,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="denoising steps; the checkpoint's default if not given")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
-    parser.add_argument("--write", type=Path, help="document whose figures are filled in: docs/how-to/variants.md")
+    parser.add_argument("--write", type=Path, help="document whose figures are to be filled in")
     args = parser.parse_args()
 
     pipe = ColorizationPipeline.from_pretrained(args.checkpoint).to(args.device)
@@ -233,10 +231,10 @@ def main() -> None:
         "hardware": hardware(pipe.device),
     }
     args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "doubt.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
-    plot(figures, args.output / "doubt.png")
+    (args.output / "uncertainty.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+    plot(figures, args.output / "uncertainty.png")
     if args.write:
-        picture = Path(os.path.relpath(args.output / "doubt.png", args.write.parent)).as_posix()
+        picture = Path(os.path.relpath(args.output / "uncertainty.png", args.write.parent)).as_posix()
         caption = "Reliability: stated spread against actual error, of places and of photos"
         write_between_markers(args.write, f"{markdown(figures)}\n\n![{caption}]({picture})")
     print(markdown(figures))
