@@ -19,6 +19,7 @@ from .metadata import Metadata
 from .scans import full_page, srgb_profile
 
 MARK = "colorized"
+MARK_SIZE = 0.052  # of its letters, against the width of the picture: 13 of 250 pixels
 
 # IFD0 tags that describe the photo, not how its pixels are stored
 _TEXT_TAGS = {269: "DocumentName", 270: "ImageDescription", 271: "Make", 272: "Model", 285: "PageName"}
@@ -75,7 +76,7 @@ def write_copy(
         bits: 8 or 16 per sample; formats that can't hold 16 get 8.
         metadata: the scan's, carried over.
         xmp: the label, a whole packet.
-        mark: write "colorized" small into the lower right corner.
+        mark: write "colorized" into the lower right corner.
     """
     deep = is_deep(format_name, bits)
     parts = (_Strips(page, depth=16 if deep else 8, mark=mark) for page in pages)
@@ -93,7 +94,7 @@ class _Strips:
     def __init__(self, page: ColourPage, *, depth: int, mark: bool) -> None:
         self.page, self.height, self.width = page, page.height, page.width
         self.dtype = np.uint16 if depth == 16 else np.uint8
-        self.mask = _mark_mask(page.height, page.width) if mark else None
+        self.mask = mark_mask(page.height, page.width) if mark else None
 
     def __iter__(self) -> Iterator[np.ndarray]:
         largest, top = np.iinfo(self.dtype).max, 0
@@ -123,29 +124,38 @@ class _Strips:
         return Image.frombuffer("RGBX", (self.width, self.height), whole, "raw", "RGBX", 0, 1)
 
 
-def _mark_mask(height: int, width: int) -> np.ndarray | None:
-    """The mark as coverage ``[h, w]`` in [0, 1]; none where the picture is too small to read it."""
-    size = round(max(height, width) * 0.018)
-    if size < 7:
-        return None
+def mark_mask(height: int, width: int, *, shown_width: int | None = None) -> np.ndarray | None:
+    """The mark as coverage ``[h, w]`` in [0, 1]; none where it doesn't fit.
+
+    Its letters stay legible when the whole picture is shown 250 pixels wide, as a thumbnail or in a result list.
+
+    Args:
+        height, width: of the picture that is marked, in pixels.
+        shown_width: of the whole picture, if this one is a part of it.
+    """
+    size = max(12, round((shown_width or width) * MARK_SIZE))
     font = ImageFont.load_default(size)
-    left, top, right, bottom = font.getbbox(MARK)
-    margin = size // 2
+    left, top, right, bottom = font.getbbox(MARK, stroke_width=size // 24)
+    margin = size // 3
     image = Image.new("L", (round(right - left) + 2 * margin, round(bottom - top) + 2 * margin))
-    ImageDraw.Draw(image).text((margin - left, margin - top), MARK, fill=255, font=font)
+    place = (margin - left, margin - top)
+    ImageDraw.Draw(image).text(place, MARK, fill=255, font=font, stroke_width=size // 24)
     mask = np.asarray(image, np.float32) / 255
     return mask if mask.shape[0] <= height and mask.shape[1] <= width else None
 
 
+def draw_mark(area: np.ndarray, mask: np.ndarray) -> None:
+    """Draw (part of) a mark on pixels of its size ``[h, w, 3]``, in place: light letters on a darkened ground."""
+    letters = mask[..., None]
+    area[:] = (area * (0.35 * (1 - letters)) + np.iinfo(area.dtype).max * 0.95 * letters).astype(area.dtype)
+
+
 def _blend(strip: np.ndarray, mask: np.ndarray, *, top: int, page: ColourPage) -> None:
-    """Draw the rows of the mark that fall on this strip: light letters on a darkened ground."""
+    """Draw the rows of the mark that fall on this strip into the lower right corner."""
     first = page.height - len(mask)
     start, stop = max(top, first), top + len(strip)
-    if start >= stop:
-        return
-    letters = mask[start - first : stop - first, :, None]
-    area = strip[start - top :, -mask.shape[1] :]
-    area[:] = (area * (0.5 * (1 - letters)) + np.iinfo(strip.dtype).max * 0.9 * letters).astype(strip.dtype)
+    if start < stop:
+        draw_mark(strip[start - top :, -mask.shape[1] :], mask[start - first : stop - first])
 
 
 def _one(parts: Iterable[_Strips]) -> _Strips:

@@ -1,0 +1,201 @@
+"""What an output folder holds: each scan with its colour copies and its map of uncertainty, as their labels say."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+import imagecodecs
+import numpy as np
+import tifffile
+from PIL import Image
+
+from ..archive.copies import read_label
+from ..archive.files import PHOTO_SUFFIXES, result_files
+from ..archive.labels import DIGITAL_SOURCE_TYPE, NOTE, read_xmp
+from ..archive.scans import hash_file, open_scan
+
+_MOVED_ASIDE = re.compile(r"\.changed-[0-9a-f]{12}$")
+_NUMBER = re.compile(r"-(\d+)$")
+_EXTRAS = ("-variants", "-sheet")  # labelled as copies are, but made of several
+
+
+@dataclass(frozen=True)
+class ColourCopy:
+    """A labelled colour copy.
+
+    Attributes:
+        file: where it is.
+        xmp: its label as a packet.
+        label: the same as ``{XMP property: text}``.
+    """
+
+    file: Path
+    xmp: bytes
+    label: Mapping[str, str]
+
+    @property
+    def source_name(self) -> str:
+        """File name of its scan."""
+        return unquote(self.label.get("xmpMM:DerivedFrom/stRef:filePath", ""))
+
+    @property
+    def source_sha256(self) -> str:
+        """SHA-256 of its scan, hexadecimal."""
+        return self.label["colorized:SourceSHA256"]
+
+    @property
+    def title(self) -> str:
+        """What the photo is called: its title or headline, else its file's name."""
+        names = ("dc:title", "photoshop:Headline")
+        return next((self.label[name] for name in names if self.label.get(name)), Path(self.source_name).stem)
+
+    @property
+    def description(self) -> str:
+        """What the scan says of itself, without our note."""
+        text = self.label.get("dc:description", "").replace(f"[{NOTE}]", "").replace(NOTE, "")
+        return text.strip("; \n")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A scan and what was made of it.
+
+    Attributes:
+        name: its place in the output folder, without ending and number of the variant.
+        scan: the scan's file.
+        copies: colour copies; the first is the one to show.
+        uncertainty: map of how far variants differ, if there is one.
+    """
+
+    name: Path
+    scan: Path
+    copies: tuple[ColourCopy, ...]
+    uncertainty: Path | None = None
+
+
+def read_copy(file: Path) -> ColourCopy | None:
+    """A colour copy with its label; ``None`` if it isn't one of ours.
+
+    Raises:
+        OSError: if it can't be read as a photo.
+    """
+    packet = read_label(file)
+    try:
+        label = read_xmp(packet) if packet else {}
+    except ValueError:
+        return None
+    if label.get("Iptc4xmpExt:DigitalSourceType") != DIGITAL_SOURCE_TYPE or "colorized:SourceSHA256" not in label:
+        return None
+    return ColourCopy(file, packet or b"", label)
+
+
+def make_result(scan: Path, copies: list[Path], *, name: Path | None = None) -> Result:
+    """The result of one scan whose colour copies are known.
+
+    Raises:
+        OSError: if a copy can't be read as a photo.
+        ValueError: if a copy has no label, or was made of another scan.
+    """
+    sha256 = hash_file(scan)
+    read = []
+    for file in copies:
+        copy = read_copy(file)
+        if copy is None:
+            raise ValueError(f"{file}: no label of COLORIZED; colorize {scan} again")
+        if copy.source_sha256 != sha256:
+            raise ValueError(f"{file}: made of another version of {scan}; colorize it again with --overwrite")
+        read.append(copy)
+    base = copies[0].stem if len(copies) == 1 else _NUMBER.sub("", copies[0].stem)
+    uncertainty = result_files(copies[0].with_name(f"{base}{copies[0].suffix}"), doubt=True)[-1]
+    return Result(name or Path(base), scan, tuple(read), uncertainty if uncertainty.is_file() else None)
+
+
+def find_results(colours: Path, scans: Path) -> tuple[list[Result], list[str]]:
+    """Every scan with its colour copies, sorted by place, and what is wrong with those that are left out.
+
+    Args:
+        colours: output folder of ``colorized colorize``.
+        scans: folder of the scans; each must have the content that its copies' labels name.
+
+    Raises:
+        ValueError: if there is no colour copy.
+    """
+    groups: dict[tuple[Path, str, str], list[ColourCopy]] = {}
+    for copy in _copies(colours):
+        groups.setdefault((copy.file.parent, copy.source_sha256, copy.source_name), []).append(copy)
+    if not groups:
+        raise ValueError(f"{colours}: no colour copy in this folder; make some: colorized colorize SCANS -o {colours}")
+    candidates: dict[str, list[Path]] = {}
+    for file in sorted(scans.rglob("*")):
+        if file.is_file():
+            candidates.setdefault(file.name, []).append(file)
+    results, problems = [], []
+    for (folder, sha256, source_name), copies in groups.items():
+        place = folder.relative_to(colours)
+        scan = _find_scan(candidates.get(source_name, []), scans / place / source_name, sha256)
+        chosen = [copy.file for copy in _in_order(copies)]
+        if scan is None:
+            problems.append(f"{chosen[0]}: its scan {source_name} (SHA-256 {sha256[:12]}...) isn't in {scans}")
+            continue
+        result = make_result(scan, chosen)
+        results.append(Result(place / result.name, scan, result.copies, result.uncertainty))
+    return sorted(results, key=lambda result: result.name), problems
+
+
+def _copies(folder: Path) -> Iterator[ColourCopy]:
+    for file in sorted(folder.rglob("*")):
+        inside = file.relative_to(folder)
+        if file.suffix.lower() not in PHOTO_SUFFIXES or any(part.startswith(".") for part in inside.parts):
+            continue
+        if file.is_file() and not _MOVED_ASIDE.search(file.stem):
+            try:
+                copy = read_copy(file)
+            except OSError:
+                continue  # not a photo at all, so not a colour copy
+            if copy:
+                yield copy
+
+
+def _in_order(copies: list[ColourCopy]) -> list[ColourCopy]:
+    """Copies by the number at the end of their names, without sheets of several."""
+    single = [copy for copy in copies if not copy.file.stem.endswith(_EXTRAS)] or copies
+
+    def number(copy: ColourCopy) -> tuple[int, str]:
+        found = _NUMBER.search(copy.file.stem)
+        return (int(found[1]) if found else 0), copy.file.name
+
+    return sorted(single, key=number)
+
+
+def _find_scan(candidates: list[Path], expected: Path, sha256: str) -> Path | None:
+    """The file with this content, the one at the same place first."""
+    for file in sorted(candidates, key=lambda file: file != expected):
+        if hash_file(file) == sha256:
+            return file
+    return None
+
+
+def page_count(result: Result) -> int:
+    """Pages of a result: several of a TIFF, else one."""
+    return len(open_scan(result.copies[0].file, max_megapixels=float("inf"), sha256="-").sizes)
+
+
+def read_colour(file: Path, page: int = 0) -> np.ndarray:
+    """A page of a colour copy, sRGB ``[H, W, 3]``, uint8, or uint16 where the file has 16 bits."""
+    with file.open("rb") as stream:
+        start = stream.read(2)
+    if start in (b"II", b"MM"):
+        return tifffile.imread(file, key=page)
+    if start == b"P6":  # which imagecodecs doesn't know
+        with Image.open(file) as image:
+            return np.asarray(image)
+    return imagecodecs.imread(file)[..., :3]
+
+
+def to_bytes(pixels: np.ndarray) -> np.ndarray:
+    """Grey ``[H, W]`` or colour ``[H, W, 3]`` of 8 or 16 bits as 8-bit colour ``[H, W, 3]``."""
+    if pixels.dtype == np.uint16:
+        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return pixels if pixels.ndim == 3 else pixels[..., None].repeat(3, axis=2)
