@@ -7,7 +7,6 @@ import json
 import logging
 import re
 import shutil
-import socket
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -27,10 +26,10 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 from PIL import Image, ImageOps
 
-from . import REPOSITORY
 from .diffusion import pipeline as pipeline_module
 from .diffusion.color import lightness_to_gray, rgb_to_lab
 from .diffusion.pipeline import CODE_FILES, ColorizationPipeline
+from .loading import load_pipeline
 from .training.losses import list_checkpoints
 
 logger = logging.getLogger(__name__)
@@ -124,7 +123,7 @@ def stage(
     """
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(source, Path):
-        pipe = load_local(source)
+        pipe = load_pipeline(source)
         _copy_pipeline(source, folder)
         if card is None and (source / CARD).is_file():
             card = source / CARD
@@ -196,28 +195,6 @@ def explain(error: BaseException, repo_id: str) -> str:
     if status is not None:
         return f"the Hub answered {status} for {repo_id}: {' '.join(str(error).split())[:200]}"
     return f"no connection to {constants.ENDPOINT} ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
-
-
-def loading_reason(error: BaseException, source: str) -> str:
-    """Why ``source`` couldn't be loaded: the Hub's trouble if it was that, else the error's own words."""
-    link: BaseException | None = error
-    while link is not None:
-        if isinstance(link, (HfHubHTTPError, ConnectionError, TimeoutError, socket.gaierror)):
-            return explain(link, source)
-        link = link.__cause__ or link.__context__
-    return str(error)
-
-
-def load_local(folder: Path) -> ColorizationPipeline:
-    """The pipeline saved in ``folder``. Raises ``ValueError`` that says what is wrong with it."""
-    if not (folder / "model_index.json").is_file():
-        inside = [path.parent.name for path in sorted(folder.glob("*/model_index.json"))]
-        hint = f"; did you mean {folder / inside[0]}?" if inside else ""
-        raise ValueError(f"{folder} holds no saved pipeline (no model_index.json){hint}")
-    try:
-        return ColorizationPipeline.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"checkpoint {folder} can't be loaded: {error}") from error
 
 
 def training_facts(folder: Path) -> dict[str, Any] | None:
@@ -387,7 +364,6 @@ def _make_card(pipe: ColorizationPipeline, repo_id: str, training: dict[str, Any
         data,
         template_path=str(_TEMPLATE),
         repo_id=repo_id,
-        repository=REPOSITORY,
         picture=PICTURE,
         caption=caption,
         parameters=f"{sum(p.numel() for p in pipe.unet.parameters()):,}",

@@ -167,8 +167,8 @@ from colorized_pipeline.cli import app
 os.chdir({str(tmp_path)!r}); os.mkdir("out"); os.chown("out", 65534, 65534); os.chmod(".", 0o777)
 words = ["--checkpoint", {str(checkpoint)!r}, "--device", "cpu"]
 import diffusers.models.unets.unet_2d, torch
-from colorized_pipeline.cli import _load_pipeline
-pipe = _load_pipeline({str(checkpoint)!r}, "cpu")
+from colorized_pipeline import load_pipeline
+pipe = load_pipeline({str(checkpoint)!r})
 from colorized_pipeline.batch.overlap import Settings
 from colorized_pipeline.archive.files import find_photos, plan_jobs
 from pathlib import Path

@@ -216,7 +216,7 @@ def test_seeds_derive_from_content_alone(tmp_path: Path) -> None:
 def test_the_library_gives_the_command_s_picture(run, checkpoint: Path) -> None:
     """A label's seed is all one needs to make a copy again."""
     Image.fromarray(skimage_data.camera()).resize((60, 44)).save("a.png")
-    assert run("a.png", "-o", "b.png", "--colour-borders").exit_code == 0
+    assert run("a.png", "-o", "b.png", "--no-borders").exit_code == 0
     pipe = ColorizationPipeline.from_pretrained(checkpoint)
     seed = derive_seed(0, hash_file(Path("a.png")))
     again = pipe("a.png", generator=[torch.Generator().manual_seed(seed)]).images[0]

@@ -93,4 +93,4 @@ def test_borders_get_no_colour(tmp_path: Path) -> None:
     border[47:353, 57:463] = False
     assert kept[border].max() < 0.1
     assert kept[60:340, 70:450].mean() > 2
-    assert chroma("--colour-borders")[border].mean() > 2
+    assert chroma("--no-borders")[border].mean() > 2

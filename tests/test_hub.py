@@ -150,10 +150,10 @@ from diffusers import DiffusionPipeline
 pipe = DiffusionPipeline.from_pretrained("{REPO}", custom_pipeline="{REPO}", trust_remote_code=True)
 """
 # An editable installation puts a finder or a path of the package's into sys; without them it isn't importable.
-HIDE_PACKAGE = f"""
-import sys
+HIDE_PACKAGE = """
+import os, sys
 sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
-sys.path = [path for path in sys.path if path not in ("", {str(ROOT)!r})]
+sys.path = [path for path in sys.path if path and not os.path.isdir(os.path.join(path, "colorized_pipeline"))]
 """
 
 

@@ -8,8 +8,6 @@ import pytest
 from PIL import Image
 from test_train_script import ROOT
 
-from colorized_pipeline import REPOSITORY
-
 NOTEBOOK = ROOT / "notebooks" / "colorize_your_photo.ipynb"
 
 
@@ -56,11 +54,3 @@ def test_no_package_is_installed_where_it_is_there(executed: tuple[nbformat.Note
 def test_committed_without_outputs(committed: nbformat.NotebookNode) -> None:
     code = [cell for cell in committed.cells if cell.cell_type == "code"]
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
-
-
-def test_badge_and_install_name_the_repository(committed: nbformat.NotebookNode) -> None:
-    path = REPOSITORY.removeprefix("https://github.com/")
-    badge = f"https://colab.research.google.com/github/{path}/blob/main/notebooks/{NOTEBOOK.name}"
-    text = {cell["id"]: cell["source"] for cell in committed.cells}
-    assert badge in text["title"] and f'REPOSITORY = "{REPOSITORY}"' in text["install"]
-    assert f'Repository = "{REPOSITORY}"' in (ROOT / "pyproject.toml").read_text()

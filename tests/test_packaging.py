@@ -47,7 +47,8 @@ def test_wheel_holds_code_checkpoint_and_command(wheel: Path) -> None:
     others = ("model_card_template.md", "examples/README.md", *(f"examples/{file.name}" for file in EXAMPLES))
     code = (
         "__init__.py",
-        "cli.py",
+        "cli/__init__.py",
+        "cli/colorize.py",
         "diffusion/pipeline.py",
         "diffusion/bands.py",
         "diffusion/color.py",

@@ -1,0 +1,39 @@
+"""The ``colorized`` command: a module for each theme. None of them imports torch before a command works with it."""
+
+from typing import Annotated
+
+import typer
+
+from .._version import __version__
+from . import checkpoints, colorize, evaluate, inspect, page
+
+app = typer.Typer(no_args_is_help=True)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"colorized {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Plausible colours for grey photographs, by conditional diffusion. The colours are invented: label them."""
+
+
+_PHOTOS, _CHECKPOINTS = "Photographs", "Checkpoints"
+app.command(rich_help_panel=_PHOTOS)(colorize.colorize)
+app.command(rich_help_panel=_PHOTOS)(inspect.inspect)
+app.command("app", rich_help_panel=_PHOTOS)(page.serve_page)
+app.command(rich_help_panel=_CHECKPOINTS)(evaluate.evaluate)
+app.command(rich_help_panel=_CHECKPOINTS)(checkpoints.push)
+app.command(rich_help_panel=_CHECKPOINTS)(checkpoints.export)

@@ -1,0 +1,104 @@
+"""Commands for who makes checkpoints: onto the Hub, into another program, into the package."""
+
+import tempfile
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .console import errors_in_one_line, show
+from .options import PipelineArgument, Precision, command
+
+
+class EngineFormat(str, Enum):
+    """``--format`` of an exported network"""
+
+    onnx = "onnx"
+    openvino = "openvino"
+
+
+@command
+def push(
+    checkpoint: PipelineArgument,
+    repo_id: Annotated[str, typer.Argument(help="Repository on the Hub: user/name.", show_default=False)],
+    card: Annotated[
+        Path | None,
+        typer.Option(help="Model card, with {{ repo_id }} for the repository's name; made from the run if not given."),
+    ] = None,
+    photo: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Photo for the sample picture; may be repeated. Default: the run's newest contact sheet, or "
+            "the package's example photos."
+        ),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository for its owner only.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Add to a repository that has files; its history keeps them.")
+    ] = False,
+    message: Annotated[str, typer.Option(help="Of the commit.")] = "Upload colorization pipeline",
+) -> None:
+    """Publish a checkpoint on the Hugging Face Hub: weights, code, model card and a sample picture, in one commit.
+
+    Log in first: `hf auth login`, or set HF_TOKEN. Three ways load it then; the card shows them.
+    """
+    from .. import EXAMPLES, hub
+    from ..loading import quieten_libraries
+
+    quieten_libraries()
+    hub.check_repo_id(repo_id)
+    photos = photo or []
+    stopped = f"Stopped. {repo_id} is as it was before; the same command finishes the upload."
+    with errors_in_one_line(when_interrupted=stopped), tempfile.TemporaryDirectory(prefix="colorized-push-") as name:
+        folder = Path(name)
+        picture = None if photos else hub.training_picture(checkpoint)
+        caption = hub.SHEET_CAPTION if picture else hub.SEEDS_CAPTION
+        facts = hub.training_facts(checkpoint)
+        pipe = hub.stage(checkpoint, folder, repo_id=repo_id, caption=caption, card=card, training=facts)
+        advice = "add --overwrite to put this pipeline in their place, or choose another name"
+        hub.open_repo(repo_id, private=private, advice_if_used=None if overwrite else advice)
+        pipe.set_progress_bar_config(disable=True)
+        hub.add_picture(folder, picture or hub.sample_picture(pipe, photos or EXAMPLES))
+        url = hub.publish(folder, repo_id, message=message)
+    show(f"{checkpoint} is on the Hub: {url}")
+
+
+@command
+def export(
+    checkpoint: Annotated[
+        str | None,
+        typer.Argument(help="Pipeline folder or Hub name; the one in the package if not given.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the network, made if needed; must be empty.")
+    ] = Path("engine"),
+    engine_format: Annotated[
+        EngineFormat,
+        typer.Option("--format", help="For ONNX Runtime (any processor) or OpenVINO (Intel's and AMD's)."),
+    ] = EngineFormat.onnx,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(
+            help="onnx: float32. openvino: bfloat16 (used where the processor has it) or float32.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    r"""Write the network for a faster program on processors, and check that its output equals PyTorch's.
+
+    Needs `pip install 'colorized\[export]'`. Use it by `colorized colorize --engine FOLDER`.
+    """
+    from ..export import export_unet
+    from ..loading import load_pipeline, quieten_libraries
+
+    quieten_libraries()
+    made = export_unet(
+        load_pipeline(checkpoint),
+        output,
+        format_name=engine_format.value,
+        precision=precision.value if precision else None,
+    )
+    show(
+        f"{output} holds the network for {made['format']}, {made['precision']}: equal to PyTorch's within "
+        f"{made['difference']:.2g} (outputs up to {made['largest']:.2g})"
+    )

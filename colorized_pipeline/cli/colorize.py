@@ -1,0 +1,434 @@
+"""``colorized colorize``: photos and folders of photos."""
+
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .console import printable, say
+from .options import Checkpoint, Device, Guidance, Precision, Steps, command
+
+if TYPE_CHECKING:
+    from ..archive.files import Found, Job
+    from ..archive.provenance import Signer
+    from ..batch.overlap import Batch, Settings
+    from ..batch.shards import Part
+    from ..diffusion.hints import Hint
+    from ..diffusion.pipeline import ColorizationPipeline
+
+
+class FileFormat(str, Enum):
+    """``--format``"""
+
+    same = "same"
+    tif = "tif"
+    png = "png"
+    jpg = "jpg"
+    webp = "webp"
+
+
+class Pages(str, Enum):
+    """``--pages``"""
+
+    all = "all"
+    first = "first"
+
+
+class Consensus(str, Enum):
+    """``--consensus``"""
+
+    mean = "mean"
+    medoid = "medoid"
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files."""
+
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Result file (for one photo) or folder, made if needed.", show_default=False
+        ),
+    ]
+    recursive: Annotated[
+        bool,
+        typer.Option(
+            "--recursive",
+            "-r",
+            help="Folders in folders too, mirrored in OUTPUT, with a manifest there: the same command again goes on "
+            "where it stopped and retries what failed.",
+        ),
+    ] = False
+    file_format: Annotated[
+        FileFormat, typer.Option("--format", help="File format of results in a folder; tif and png hold 16 bits.")
+    ] = FileFormat.same
+    pages: Annotated[Pages, typer.Option(help="Which pages of a TIFF.")] = Pages.all
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist already.")] = False
+    max_megapixels: Annotated[
+        float, typer.Option(min=0.0, help="Refuse larger photos: they may be small files made to fill the memory.")
+    ] = 300
+    shard: Annotated[
+        str, typer.Option(help="I/N: only the I-th of N parts of the work (I from 0), for a cluster's array of jobs.")
+    ] = "0/1"
+
+
+@dataclass(frozen=True)
+class Colours:
+    """Colours."""
+
+    steps: Steps = None
+    guidance: Guidance = None
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Another seed gives other plausible colours. A photo's own seed comes from it and its content."
+        ),
+    ] = 0
+    intensity: Annotated[float, typer.Option(min=0.0, max=10.0, help="Factor on chroma: 0 grey, 1 as drawn.")] = 1.0
+    working_size: Annotated[
+        int | None,
+        typer.Option(
+            min=16,
+            max=1024,
+            help="Shorter side at which the network reads the photo, pixels; time grows with its square. The "
+            "checkpoint's (128) by default; from 160 to 192 colours move little more than with another seed.",
+        ),
+    ] = None
+    borders: Annotated[
+        bool, typer.Option("--borders/--no-borders", help="Find plain mounts and padding, and leave them grey.")
+    ] = True
+
+
+@dataclass(frozen=True)
+class Variants:
+    """Variants."""
+
+    variants: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Different colourings of each photo, seeds counted up: OUTPUT-1 is the most typical, the last the "
+            "least, OUTPUT-variants.jpg shows all with their seeds.",
+        ),
+    ] = None
+    uncertainty: Annotated[
+        bool,
+        typer.Option(
+            "--uncertainty",
+            help="Also OUTPUT-uncertainty.png: how far the variants differ in each place. Without --variants 8 are "
+            "drawn and the most typical is written.",
+        ),
+    ] = False
+    consensus: Annotated[
+        Consensus | None,
+        typer.Option(help="Write one copy only: the variants' mean (cautious, pale), or the most typical (medoid)."),
+    ] = None
+
+    @property
+    def kept(self) -> str:
+        """What is written of the variants; all if empty."""
+        if self.consensus:
+            return self.consensus.value
+        return "medoid" if self.uncertainty and self.variants is None else ""
+
+    @property
+    def drawn(self) -> int:
+        """How many colourings are drawn of each photo."""
+        from ..diffusion.variants import count_variants
+
+        return count_variants(self.variants, consensus=self.kept or None, uncertainty=self.uncertainty)
+
+
+@dataclass(frozen=True)
+class Known:
+    """Colours that you know."""
+
+    hint: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A colour you know, for a single photo: X,Y,RADIUS:COLOUR or LEFT,TOP,RIGHT,BOTTOM:COLOUR in pixels "
+            'of the upright photo, COLOUR a CSS name, #hex or lab(L a b), e.g. "120,80,25:#8a3b2e". Repeatable.',
+            show_default=False,
+        ),
+    ] = None
+    hint_mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="Colours you know, as a picture of the photo's size: painted where known, and transparent (or black, "
+            "if it has no transparency) elsewhere.",
+            show_default=False,
+        ),
+    ] = None
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="A colour photo, e.g. of the same place, whose palette results get.", show_default=False),
+    ] = None
+
+    def __post_init__(self) -> None:
+        for option, file in (("--hint-mask", self.hint_mask), ("--reference", self.reference)):
+            if file and not file.is_file():
+                raise FileNotFoundError(f"{option}: {file}: no such file")
+
+    def read_hints(self) -> "tuple[Hint, ...]":
+        """The hints, and the mask last."""
+        from ..diffusion.hints import parse_hint
+
+        try:
+            hints: list[Hint] = [parse_hint(text) for text in self.hint or ()]
+        except ValueError as error:
+            raise ValueError(f"--hint: {error}") from error
+        return (*hints, self.hint_mask) if self.hint_mask else tuple(hints)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels and signatures."""
+
+    mark: Annotated[bool, typer.Option("--mark", help='Write "colorized" small into the lower right corner.')] = False
+    c2pa_certificate: Annotated[
+        Path | None,
+        typer.Option(help="Certificate chain (PEM) to sign results with, as C2PA manifests.", show_default=False),
+    ] = None
+    c2pa_key: Annotated[
+        Path | None, typer.Option(help="Private key (PEM) of the certificate.", show_default=False)
+    ] = None
+
+    def __post_init__(self) -> None:
+        if bool(self.c2pa_certificate) != bool(self.c2pa_key):
+            raise ValueError("--c2pa-certificate and --c2pa-key belong together: give both")
+
+    def make_signer(self) -> "Signer | None":
+        """What signs the results, if they are to be signed."""
+        from ..archive.provenance import Signer
+
+        return Signer(self.c2pa_certificate, self.c2pa_key) if self.c2pa_certificate and self.c2pa_key else None
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network and what runs it."""
+
+    checkpoint: Checkpoint = None
+    device: Device = None
+    precision: Annotated[
+        Precision | None,
+        typer.Option(
+            help="Of the network's arithmetic, float32 if not given; bfloat16 is faster where the processor has it, "
+            "and all but the same colours.",
+            show_default=False,
+        ),
+    ] = None
+    engine: Annotated[
+        Path | None,
+        typer.Option(
+            help='Folder of "colorized export": that program runs the network, on the processor.', show_default=False
+        ),
+    ] = None
+    batch_size: Annotated[
+        int,
+        typer.Option(min=1, max=256, help="Photos the network sees at once; more suits a GPU. Part of the result."),
+    ] = 4
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast",
+            help="Draw in two passes of the network, by a distilled checkpoint: quicker, less lifelike colours.",
+        ),
+    ] = False
+
+    def __post_init__(self) -> None:
+        if self.fast and (self.checkpoint or self.engine):
+            raise ValueError("--fast has a checkpoint of its own: leave out --checkpoint and --engine")
+        if self.engine and (self.precision or self.device not in (None, "cpu")):
+            raise ValueError("--engine has its own precision and runs on the cpu: leave out --precision and --device")
+
+    @property
+    def source(self) -> str | Path | None:
+        """What :func:`load_pipeline` loads."""
+        from .. import FAST_CHECKPOINT
+
+        return FAST_CHECKPOINT if self.fast else self.checkpoint
+
+    def load(self, device: str | None) -> "tuple[ColorizationPipeline, str]":
+        """The pipeline, and the program and precision that run its UNet, in words for the label."""
+        import torch
+
+        from ..loading import load_pipeline, quieten_libraries
+
+        quieten_libraries()
+        pipe = load_pipeline(self.source, device="cpu" if self.engine else device or self.device)
+        if self.engine:
+            from ..export import use_engine
+
+            # As many calls at once as a batch of photos makes, each on a thread of its own
+            return pipe, use_engine(pipe, self.engine, threads=1, streams=os.cpu_count() or 1).name
+        if self.precision is Precision.bfloat16:
+            pipe.unet.to(torch.bfloat16)
+            pipe.unet.to(memory_format=torch.channels_last)  # measured together, see benchmarks/README.md
+        return pipe, f"torch {(self.precision or Precision.float32).value}"
+
+
+@command
+def colorize(
+    photos: Annotated[list[Path], typer.Argument(help="Photo files, or folders of photos.", show_default=False)],
+    files: Files,
+    colours: Colours,
+    variants: Variants,
+    known: Known,
+    labels: Labels,
+    network: Network,
+) -> None:
+    """Colorize photos: same size, same lightness, same file format, labelled as coloured by a model.
+
+    A photo that can't be done is named with the reason, the others go on, and the exit status is 1. Under
+    "torchrun" or "accelerate launch" the processes share the work.
+    """
+    from ..archive.files import find_photos
+    from ..batch.overlap import Batch, Manifest, partial_folder
+    from ..batch.shards import take_part
+
+    if network.engine and (known.hint or known.hint_mask):
+        raise ValueError("hints need derivatives of the network, which --engine hasn't: leave it out")
+    signer = labels.make_signer()
+    hints = known.read_hints()
+    found = find_photos(photos, recursive=files.recursive, output=files.output)
+    jobs = _plan(found, photos, files, variants)
+    if hints and len(jobs) != 1:
+        raise ValueError(f"--hint and --hint-mask are places on one photo, and here are {len(jobs)}: give one")
+    part = take_part(jobs, shard=files.shard, device=network.device)
+    pipe, engine = network.load(part.device)
+    settings = _settings(pipe, engine, hints, files, colours, variants, known, labels, network)
+    with ExitStack() as stack:
+        manifest = temporary = None
+        if files.recursive:
+            files.output.mkdir(parents=True, exist_ok=True)
+            temporary = stack.enter_context(partial_folder(files.output, part=part.name))
+            manifest = stack.enter_context(Manifest(files.output, part=part.name))
+        batch = Batch(
+            pipe,
+            settings,
+            output=files.output if files.recursive or jobs[0].target != files.output else None,
+            manifest=manifest,
+            temporary=temporary,
+            overwrite=files.overwrite,
+            signer=signer,
+        )
+        for link in found.links if part.is_first else ():
+            say(f"Note: {link}: a link to a folder isn't followed; name the folder itself to include it")
+        counts = _run_batch(batch, part)
+
+    if part.is_first:
+        where = files.output if files.recursive or len(jobs) > 1 else _results(variants)(jobs[0].target)[0]
+        typer.echo(_summary(counts, len(jobs) if part.total is None else part.total, where))
+    if counts["failed"]:
+        raise typer.Exit(1)
+
+
+def _results(variants: Variants) -> "Callable[[Path], list[Path]]":
+    """All files that come of a photo, given what its result is called."""
+    from ..archive.files import result_files
+
+    return partial(result_files, copies=1 if variants.kept else variants.drawn, doubt=variants.uncertainty)
+
+
+def _plan(found: "Found", photos: list[Path], files: Files, variants: Variants) -> "list[Job]":
+    from ..archive.files import plan_jobs
+
+    suffix = "" if files.file_format is FileFormat.same else f".{files.file_format.value}"
+    return plan_jobs(
+        found,
+        files.output,
+        inputs=photos,
+        recursive=files.recursive,
+        suffix=suffix,
+        results=_results(variants),
+    )
+
+
+def _settings(
+    pipe: "ColorizationPipeline",
+    engine: str,
+    hints: "tuple[Hint, ...]",
+    files: Files,
+    colours: Colours,
+    variants: Variants,
+    known: Known,
+    labels: Labels,
+    network: Network,
+) -> "Settings":
+    """Everything but the photo that decides a result: the options, and the checkpoint's defaults for the rest."""
+    from ..batch.overlap import Settings, hash_checkpoint
+    from ..diffusion.variants import check_answers
+    from ..loading import find_checkpoint
+
+    check_answers(pipe.config.objective, variants.drawn)
+    return Settings(
+        seed=colours.seed,
+        steps=colours.steps or pipe.config.default_steps,
+        guidance=pipe.config.default_guidance if colours.guidance is None else colours.guidance,
+        intensity=colours.intensity,
+        working_size=colours.working_size or pipe.config.working_size,
+        checkpoint=hash_checkpoint(find_checkpoint(network.source)),
+        scheduler=type(pipe.scheduler).__name__,
+        batch_size=network.batch_size,
+        pages=files.pages.value,
+        mark=labels.mark,
+        borders=colours.borders,
+        signed=labels.c2pa_key is not None,
+        max_megapixels=files.max_megapixels,
+        engine=engine,
+        hints=hints,
+        reference=known.reference,
+        variants=variants.drawn,
+        consensus=variants.kept,
+        uncertainty=variants.uncertainty,
+    )
+
+
+def _run_batch(batch: "Batch", part: "Part") -> Counter[str]:
+    """Colorize this process's part with progress and messages; returns how many were done, skipped, failed in all."""
+    from tqdm import tqdm
+
+    counts: Counter[str] = Counter()
+    started = time.monotonic()
+    alone = len(part.jobs) == 1
+    steps = batch.settings.steps * math.ceil(batch.settings.variants / batch.settings.batch_size)
+    with tqdm(
+        total=steps if alone else len(part.jobs),
+        desc="denoising" if alone else "photos",
+        unit="step" if alone else "photo",
+        disable=not part.is_first,
+        leave=not alone,
+    ) as bar:
+        for outcome in batch.run(part.jobs, on_step=bar.update if alone else None):
+            counts[outcome.state] += 1
+            if not alone:
+                bar.update()
+            for note in outcome.notes:
+                say(f"Note: {note}")
+            if outcome.state == "failed":
+                say(f"Error: {outcome.message}")
+    counts = part.sum(counts)
+    counts["milliseconds"] = round((time.monotonic() - started) * 1000)
+    return counts
+
+
+def _summary(counts: Counter[str], total: int, where: Path) -> str:
+    seconds = counts["milliseconds"] / 1000
+    text = f"{counts['done']} of {total} photos colorized into {printable(str(where))} in {seconds:.1f} s"
+    if counts["skipped"]:
+        text += f"; {counts['skipped']} were done before"
+    if counts["failed"]:
+        text += f"; {counts['failed']} failed"
+    return text

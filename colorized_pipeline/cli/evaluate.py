@@ -1,0 +1,124 @@
+"""``colorized evaluate``: how good a checkpoint is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Checkpoint, Device, Guidance, Steps, command
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Photos."""
+
+    split: Annotated[str, typer.Option(help="Split of a dataset on the Hub.")] = "test"
+    group_column: Annotated[str | None, typer.Option(help="Column of labels for a table by label.")] = None
+    limit: Annotated[int | None, typer.Option(min=2, help="Only the first so many photos.")] = None
+    resolution: Annotated[int, typer.Option(min=32, help="Edge of the central crop, pixels.")] = 128
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Colours."""
+
+    steps: Steps = None
+    guidance: Guidance = None
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is measured."""
+
+    twin: Annotated[
+        str | None, typer.Option(help="A checkpoint to stand beside it in the table, e.g. a regression twin.")
+    ] = None
+    fast: Annotated[bool, typer.Option("--fast", help="Also a row of the package's distilled checkpoint.")] = False
+    variants: Annotated[int, typer.Option(min=1, help="Colourings a photo, for the best of them and diversity.")] = 8
+    variant_photos: Annotated[int, typer.Option(min=0, help="Photos for the variants; 0 leaves them out.")] = 64
+    bound_photos: Annotated[int, typer.Option(min=0, help="Photos for the variational bound; 0: none.")] = 64
+    film: Annotated[
+        bool, typer.Option("--film/--no-film", help="Also colorize every photo as seen through an old film.")
+    ] = True
+    fid: Annotated[bool, typer.Option("--fid", help="Also standard FID; needs torch-fidelity and a network.")] = False
+
+
+@command
+def evaluate(
+    photos: Annotated[
+        list[str],
+        typer.Argument(help="Colour photos: a folder, parquet files, or a dataset on the Hub.", show_default=False),
+    ],
+    chosen: Photos,
+    drawing: Drawing,
+    measures: Measures,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for report.json, report.md and sheet.png.")],
+    checkpoint: Checkpoint = None,
+    write_cards: Annotated[
+        list[Path] | None,
+        typer.Option("--write-card", help="Model card or README whose figures are to be filled in; repeatable."),
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder that keeps true photos' features for next time.")] = None,
+    device: Device = None,
+) -> None:
+    r"""Measure a checkpoint on colour photos: distances, colour errors, uncertainty and bound, beside its baselines.
+
+    Needs `pip install 'colorized\[train,evaluate]'`.
+    """
+    try:
+        from ..evaluation.report import Extent, write_card
+        from ..evaluation.report import evaluate as measure
+        from ..training.data import ColorizationDataset, open_hub_source, open_source
+    except ImportError as error:
+        raise ImportError(f"{error}; evaluating needs: pip install 'colorized[train,evaluate]'") from error
+    from .. import FAST_CHECKPOINT
+    from ..loading import load_pipeline, quieten_libraries
+
+    quieten_libraries()
+    if any("*" in photo or Path(photo).exists() for photo in photos):
+        source = open_source(photos)
+    elif len(photos) == 1:
+        source = open_hub_source(photos[0], split=chosen.split)
+    else:
+        raise ValueError(f"{', '.join(photos)}: no such files; and of datasets on the Hub only one is taken at a time")
+    pipe = load_pipeline(checkpoint, device=device)
+    others = {}
+    if measures.twin:
+        other = load_pipeline(measures.twin, device=device)
+        others[f"{other.config.objective} twin"] = other
+    if measures.fast:
+        others["COLORIZED, fast"] = load_pipeline(FAST_CHECKPOINT, device=device)
+    for shown in (pipe, *others.values()):
+        shown.set_progress_bar_config(desc="denoising", leave=False)
+    dataset = ColorizationDataset(
+        source,
+        resolution=chosen.resolution,
+        luma_factor=pipe.config.luma_factor,
+        augment=False,
+        indices=None if chosen.limit is None else range(min(chosen.limit, len(source))),
+        progress=True,
+    )
+    report = measure(
+        pipe,
+        dataset,
+        name=", ".join(Path(photo).name for photo in photos),
+        steps=drawing.steps,
+        guidance=drawing.guidance,
+        seed=drawing.seed,
+        extent=Extent(
+            variants=measures.variants,
+            variant_photos=measures.variant_photos,
+            bound_photos=measures.bound_photos,
+            film=measures.film,
+        ),
+        groups=source.labels(chosen.group_column, dataset.kept) if chosen.group_column else None,
+        others=others,
+        fid=measures.fid,
+        cache=cache,
+    )
+    report.save(output)
+    for card in write_cards or ():
+        write_card(card, report.figures)
+    typer.echo((output / "report.md").read_text())

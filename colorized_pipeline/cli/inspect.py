@@ -1,0 +1,47 @@
+"""``colorized inspect``: what a photo's label says, and whether the scan is still in it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .console import say, show
+from .options import command
+
+
+@command
+def inspect(
+    photo: Annotated[Path, typer.Argument(help="A photo, colorized or not.", show_default=False)],
+    grey: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the photo's lightness as a grey PNG or TIFF: what the scan showed.", show_default=False
+        ),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(help="The scan it was made from: compare its hash and its lightness.", show_default=False),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that --grey names.")] = False,
+) -> None:
+    """Print what a photo's label says: made by a model or not, from which file, how. Exit status 1 without a label."""
+    from ..archive.inspection import describe
+
+    label = describe(photo)
+    for name, text in label.items():
+        show(f"{name}: {text}")
+    if source:
+        from ..archive.inspection import compare_with_source
+
+        for line in compare_with_source(photo, label, source):
+            show(line)
+    if grey:
+        from ..archive.inspection import restore_grey
+
+        if grey.exists() and not overwrite:
+            raise ValueError(f"{grey} exists; add --overwrite to replace it")
+        restore_grey(photo, grey)
+        show(f"lightness written into {grey}")
+    if not label:
+        say(f"{photo}: no label; this isn't a colour copy made by COLORIZED, or its label was removed")
+        raise typer.Exit(1)

@@ -1,0 +1,77 @@
+"""Options that several commands share, and groups of options: a dataclass is a panel of the help."""
+
+import inspect
+from collections.abc import Callable
+from copy import copy
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from .console import errors_in_one_line, silence_image_warnings
+
+Checkpoint = Annotated[
+    str | None, typer.Option(help="Pipeline folder or Hub name; the one in the package if not given.")
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; the fastest there is if not given.")]
+Steps = Annotated[
+    int | None, typer.Option(min=1, max=1000, help="Denoising steps; the checkpoint's default if not given.")
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=20.0,
+        help="Guidance scale: above 1 colours are surer and stronger, at twice the time. The checkpoint's default if "
+        "not given.",
+    ),
+]
+PipelineArgument = Annotated[Path, typer.Argument(help="Pipeline folder, e.g. runs/mine/best.", show_default=False)]
+
+
+class Precision(str, Enum):
+    """``--precision``"""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """A function as a command: errors are one line, and each parameter that is a dataclass stands for its fields.
+
+    The fields become options in a panel of the help; the panel's title is the first line of the dataclass's docstring.
+    """
+    groups: dict[str, type] = {}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        if is_dataclass(parameter.annotation) and isinstance(parameter.annotation, type):
+            groups[parameter.name] = parameter.annotation
+            parameters += _panel(parameter.annotation)
+        else:
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @wraps(function)
+    def run(**values: Any) -> None:
+        silence_image_warnings()
+        with errors_in_one_line(when_interrupted="Interrupted; run the same command again to go on"):
+            for name, group in groups.items():
+                values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+            function(**values)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _panel(group: type) -> list[inspect.Parameter]:
+    title = inspect.cleandoc(group.__doc__ or "").splitlines()[0].rstrip(".")
+    parameters = []
+    for parameter in inspect.signature(group, eval_str=True).parameters.values():
+        kind, option = get_args(parameter.annotation)
+        option = copy(option)
+        option.rich_help_panel = title
+        parameters.append(parameter.replace(annotation=Annotated[kind, option], kind=inspect.Parameter.KEYWORD_ONLY))
+    return parameters

@@ -1,0 +1,125 @@
+"""Loading a checkpoint: a folder, a name on the Hub, or the one in the package. Weights as pickles are refused."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
+from transformers import AutoModel, PreTrainedModel
+
+from . import DEFAULT_CHECKPOINT, FAST_CHECKPOINT
+from .diffusion.pipeline import ColorizationPipeline
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_TROUBLES = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, SafetensorError)
+
+
+def load_default(*, fast: bool = False, **options: Any) -> ColorizationPipeline:
+    """The trained pipeline that ships inside this package; needs no network.
+
+    Args:
+        fast: the one that was distilled to two steps: two passes of the network for twelve, less lifelike colours.
+        options: ``from_pretrained``'s.
+    """
+    return load_pipeline(FAST_CHECKPOINT if fast else DEFAULT_CHECKPOINT, **options)
+
+
+def load_pipeline(
+    source: str | Path | None = None, *, device: str | None = "cpu", **options: Any
+) -> ColorizationPipeline:
+    """A saved pipeline on its device.
+
+    Args:
+        source: its folder, or a name on the Hub; the one in the package if None.
+        device: such as ``"cpu"`` or ``"cuda"``; the fastest there is if None.
+        options: ``from_pretrained``'s.
+
+    Raises:
+        ValueError: if it can't be loaded, has its weights as pickles, or the device can't be used; the message is one
+            line for users.
+    """
+    source = str(source or DEFAULT_CHECKPOINT)
+    chosen = device or best_device()
+    if Path(source) == FAST_CHECKPOINT and "image_encoder" not in options:
+        options["image_encoder"] = load_encoder(DEFAULT_CHECKPOINT / "image_encoder")
+    try:
+        if Path(source).is_dir():
+            _check_folder(Path(source))
+            options["local_files_only"] = True
+        pipe = ColorizationPipeline.from_pretrained(source, **options)
+    except _TROUBLES as error:
+        raise ValueError(f"checkpoint {source} can't be loaded: {_reason(error, source)}") from error
+    if chosen == "cpu":
+        return pipe
+    try:
+        return pipe.to(chosen)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ValueError(f"device {chosen!r} can't be used here ({error}); try cpu") from error
+
+
+def load_encoder(source: str | Path) -> PreTrainedModel:
+    """An image encoder in float32, in evaluation mode: of a folder or a name on the Hub. Errors as above."""
+    try:
+        if Path(source).is_dir():
+            _refuse_pickles(Path(source))
+        return AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True).eval()
+    except _TROUBLES as error:
+        raise ValueError(f"image encoder {source} can't be loaded: {_reason(error, str(source))}") from error
+
+
+def find_checkpoint(source: str | Path | None = None) -> Path:
+    """The folder of a checkpoint's files: of a name on the Hub that which they were downloaded into."""
+    folder = Path(source or DEFAULT_CHECKPOINT)
+    return folder if folder.is_dir() else Path(ColorizationPipeline.download(str(source)))
+
+
+def best_device() -> str:
+    """The fastest device of this machine."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def quieten_libraries() -> None:
+    """No warnings and progress bars of the libraries: what goes wrong is said by one line of ours."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for logging in (diffusers_logging, transformers_logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "model_index.json").is_file():
+        inside = [path.parent.name for path in sorted(folder.glob("*/model_index.json"))]
+        hint = f"; did you mean {folder / inside[0]}?" if inside else ""
+        raise ValueError(f"{folder} holds no saved pipeline (no model_index.json){hint}")
+    for part in sorted(path for path in folder.iterdir() if path.is_dir()):
+        _refuse_pickles(part)
+
+
+def _refuse_pickles(folder: Path) -> None:
+    """Loading a pickle can run any code that it holds."""
+    if any(folder.glob("*.safetensors")):
+        return
+    for pattern in _PICKLES:
+        for file in folder.glob(pattern):
+            raise ValueError(
+                f"{file} is a pickle, which can run any code when it is loaded; have its owner save it "
+                "anew with save_pretrained(folder, safe_serialization=True)"
+            )
+
+
+def _reason(error: BaseException, source: str) -> str:
+    """The Hub's trouble if it was that, else the error's own words, in one line."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, (HfHubHTTPError, ConnectionError, TimeoutError, socket.gaierror)):
+            from .hub import explain
+
+            return explain(link, source)
+        link = link.__cause__ or link.__context__
+    return " ".join(str(error).split())
