@@ -29,7 +29,8 @@ from tqdm.auto import tqdm
 from transformers import AutoModel, PreTrainedModel
 
 from colorized_pipeline.diffusion.color import lab_to_rgb, lightness_to_gray
-from colorized_pipeline.diffusion.pipeline import ColorizationPipeline, condition_channels
+from colorized_pipeline.diffusion.photo import condition_channels
+from colorized_pipeline.diffusion.pipeline import ColorizationPipeline
 from colorized_pipeline.hub import BackgroundPush, PushError, check_repo_id, open_repo
 from colorized_pipeline.training.data import (
     ColorizationDataset,

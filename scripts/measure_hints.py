@@ -18,6 +18,7 @@ from skimage.color import deltaE_ciede2000
 from colorized_pipeline import ColorizationPipeline, load_default
 from colorized_pipeline.diffusion.color import lab_to_displayable_rgb, rgb_to_lab
 from colorized_pipeline.diffusion.hints import HintMap
+from colorized_pipeline.diffusion.photo import Lightness
 from colorized_pipeline.diffusion.steering import HintSteer, Steer
 from colorized_pipeline.evaluation.report import weights_digest
 from colorized_pipeline.training.data import ColorizationDataset, open_source
@@ -85,7 +86,7 @@ def repaint(
                 chroma, torch.tensor(timestep), condition=condition, guidance_scale=pipe.config.default_guidance
             )
             chroma = scheduler.step(predicted, timestep, chroma, generator=generators).prev_sample
-            chroma = pipe.add_owed_noise(chroma, torch.tensor(timestep), generators=generators)
+            chroma = pipe.add_posterior_noise(chroma, torch.tensor(timestep), generators=generators)
             known = level.sqrt() * target + (1 - level).sqrt() * noise()
             chroma = torch.lerp(chroma, known, share)
     return chroma * pipe.config.chroma_scale
@@ -116,13 +117,9 @@ def draw(
         drawn = repaint(pipe, lightness, steps=steps, generators=generators, target=target, share=share, jumps=method)
     else:
         steer = method(target, share) if method else None
-        drawn = pipe.draw_chroma(
-            lightness,
-            num_inference_steps=steps,
-            generators=generators,
-            guidance_scale=pipe.config.default_guidance,
-            steer=steer,
-        )
+        pipe._steer = lambda *_, **__: steer  # the methods that were given up are no longer the pipeline's
+        prepared = [pipe.prepare(Lightness(one), borders=False) for one in lightness]
+        drawn = pipe.draw(prepared, num_inference_steps=steps, generators=generators)
     if method is None:
         maps = [HintMap(one.chroma, torch.zeros_like(one.known)) for one in maps]
     return torch.stack([one.impose(grid, factor) for one, grid in zip(maps, drawn, strict=True)])

@@ -22,6 +22,7 @@ from colorized_pipeline.diffusion.color import (
     upsample_columns,
     upsample_rows,
 )
+from colorized_pipeline.diffusion.photo import Lightness
 from colorized_pipeline.evaluation.report import weights_digest
 from colorized_pipeline.training.data import ColorizationDataset, open_source
 
@@ -85,23 +86,23 @@ def main() -> None:
     with torch.no_grad():
         for start in range(0, len(pairs), BATCH):
             batch = pairs[start : start + BATCH]
-            lightness = torch.stack([labs[photo][:1] for photo, _ in batch])
+            prepared = [pipe.prepare(Lightness(labs[photo][:1]), borders=False) for photo, _ in batch]
             seeds = range(start, start + len(batch))
-            drawn = pipe.draw_chroma(
-                lightness,
+            drawn = pipe.draw(
+                prepared,
                 num_inference_steps=steps,
                 guidance_scale=guidance,
                 generators=[torch.Generator().manual_seed(seed) for seed in seeds],
             )
             plain += [to_rgb(labs[photo], chroma) for (photo, _), chroma in zip(batch, drawn, strict=True)]
-            for seed, (photo, reference) in zip(seeds, batch, strict=True):
+            for seed, (photo, reference), one in zip(seeds, batch, prepared, strict=True):
                 palette = pipe.read_palette(lab_to_displayable_rgb(labs[reference]))
-                (chroma,) = pipe.draw_chroma(
-                    labs[photo][None, :1],
+                (chroma,) = pipe.draw(
+                    one,
                     num_inference_steps=steps,
                     guidance_scale=guidance,
                     generators=[torch.Generator().manual_seed(seed)],
-                    steer=pipe.steer(labs[photo][None, :1], steps=steps, palette=palette),
+                    palette=palette,
                 )
                 steered.append(to_rgb(labs[photo], chroma))
 

@@ -11,7 +11,7 @@ from diffusers import DDPMScheduler
 from transformers import EfficientNetConfig, EfficientNetModel
 
 from colorized_pipeline import ColorizationPipeline
-from colorized_pipeline.diffusion.pipeline import condition_channels
+from colorized_pipeline.diffusion.photo import condition_channels
 from colorized_pipeline.training.losses import build_unet
 
 torch.set_num_threads(1)

@@ -1,11 +1,11 @@
-"""Bands of spatial frequency, and the noise that a step owes: against closed forms for Gaussian data."""
+"""Bands of spatial frequency, and posterior noise: against closed forms for Gaussian data."""
 
 import pytest
 import torch
 from conftest import make_scheduler
 
 from colorized_pipeline import ColorizationPipeline
-from colorized_pipeline.diffusion.bands import BANDS, band_spread, doubt, owed_noise
+from colorized_pipeline.diffusion.bands import BANDS, band_spread, posterior_noise, posterior_std
 
 
 def white(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -29,25 +29,25 @@ def test_each_band_holds_its_scale() -> None:
 
 
 def test_white_noise_is_white_in_every_band() -> None:
-    """With nothing known before and nothing told by x_t, what is owed has the given spread, in every band."""
+    """At pure noise the posterior noise has the given spread, in every band."""
     spread = [0.3, 0.25, 0.2, 0.15, 0.1, 0.05]
     for shape in ((32, 32), (40, 72), (16, 24)):
-        owed = owed_noise(white(500, 2, *shape), spread=spread, alpha_bar=0.0, next_alpha_bar=0.25)
-        assert band_spread(owed).square().mean(0).sqrt() * 2 == pytest.approx(spread, rel=0.05)
+        noise = posterior_noise(white(500, 2, *shape), spread=spread, alpha_bar=0.0, next_alpha_bar=0.25)
+        assert band_spread(noise).square().mean(0).sqrt() * 2 == pytest.approx(spread, rel=0.05)
 
 
-def test_doubt_is_the_posterior_of_gaussians() -> None:
-    assert doubt(0.3, alpha_bar=0.0, share=0.75) == 0.3  # pure noise tells nothing
-    assert doubt(0.3, alpha_bar=1.0, share=0.75) == 0
+def test_std_is_the_posterior_of_gaussians() -> None:
+    assert posterior_std(0.3, alpha_bar=0.0, share=0.75) == 0.3  # pure noise tells nothing
+    assert posterior_std(0.3, alpha_bar=1.0, share=0.75) == 0
     # The last band of a 32 x 32 grid is one number, the mean; white noise has 1/1024 of its variance there
     alpha_bar, spread = 0.3, 0.04
     clean = spread * white(10**6)
     seen = alpha_bar**0.5 * clean + ((1 - alpha_bar) / 1024) ** 0.5 * white(10**6, seed=1)
     left = clean - (clean @ seen) / (seen @ seen) * seen
-    assert doubt(spread, alpha_bar=alpha_bar, share=1 / 1024) == pytest.approx(left.std().item(), rel=0.01)
+    assert posterior_std(spread, alpha_bar=alpha_bar, share=1 / 1024) == pytest.approx(left.std().item(), rel=0.01)
 
 
-def test_a_step_with_what_it_owes_keeps_the_variance_of_gaussian_data() -> None:
+def test_a_step_with_posterior_noise_keeps_the_variance_of_gaussian_data() -> None:
     """Data that is one Gaussian number a photo, an exact denoiser, and one step from x_t to x_s."""
     alphas_bar, spread, photos = make_scheduler().alphas_cumprod.double(), 0.1, 10**5
     start, reached = alphas_bar[700].item(), alphas_bar[300].item()
@@ -58,7 +58,7 @@ def test_a_step_with_what_it_owes_keeps_the_variance_of_gaussian_data() -> None:
     of_noisy = (start / reached) ** 0.5 * (1 - reached) / (1 - start)
     drawn = ((1 - start / reached) * (1 - reached) / (1 - start)) ** 0.5 * white(photos, 1, 2, 2, seed=2)
     step = (of_clean * guess + of_noisy * noisy + drawn).mean((1, 2, 3))
-    owed = owed_noise(
+    noise = posterior_noise(
         white(photos, 1, 2, 2, seed=3),
         spread=[0.0] * (BANDS - 1) + [spread],
         alpha_bar=start,
@@ -66,7 +66,7 @@ def test_a_step_with_what_it_owes_keeps_the_variance_of_gaussian_data() -> None:
     ).mean((1, 2, 3))
     wanted = reached * spread**2 + (1 - reached) / 4
     assert step.var().item() < 0.96 * wanted
-    assert (step + owed).var().item() == pytest.approx(wanted, rel=0.01)
+    assert (step + noise).var().item() == pytest.approx(wanted, rel=0.01)
 
 
 @pytest.mark.parametrize("spread", [[], [0.1] * 5, [0.1] * 5 + [-0.1]])

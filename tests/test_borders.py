@@ -11,10 +11,8 @@ from skimage import data as skimage_data
 from typer.testing import CliRunner
 
 from colorized_pipeline.cli import app
-from colorized_pipeline.diffusion import borders
-from colorized_pipeline.diffusion.borders import find_picture
 from colorized_pipeline.diffusion.color import rgb_to_lab
-from colorized_pipeline.diffusion.pipeline import Lightness
+from colorized_pipeline.diffusion.photo import Lightness, find_picture
 
 PHOTO = skimage_data.camera()[:300, :400]
 
@@ -71,7 +69,7 @@ def test_a_quick_look_at_the_edges_never_changes_the_answer(monkeypatch: pytest.
         sides[2:] = sides[:2]
         photos.append(Lightness(mounted(*sides.tolist())))
     found = [find_picture(photo) for photo in photos]
-    monkeypatch.setattr(borders, "_may_have_borders", lambda *_: True)
+    monkeypatch.setattr("colorized_pipeline.diffusion.photo._may_have_borders", lambda *_: True)
     assert found == [find_picture(photo) for photo in photos]
     bordered = sum(box != (0, 0, photo.height, photo.width) for box, photo in zip(found, photos, strict=True))
     assert 10 < bordered < 70

@@ -24,7 +24,7 @@ from skimage import data as skimage_data
 from colorized_pipeline import ColorizationPipeline
 from colorized_pipeline.diffusion.bands import BANDS
 from colorized_pipeline.diffusion.color import gray_to_lightness, lightness_to_gray, rgb_to_lab
-from colorized_pipeline.diffusion.pipeline import condition_channels, encode_lightness
+from colorized_pipeline.diffusion.photo import condition_channels, encode_lightness
 
 
 def photo(height: int, width: int) -> Image.Image:
@@ -218,7 +218,7 @@ def test_a_perfect_network_gives_the_true_colours(plain_pipe: ColorizationPipeli
     assert (chroma - truth.reshape(2, 1, 1)).abs().max() < 0.05
 
 
-def test_owed_noise_is_drawn_in_every_ddpm_step_but_the_last(plain_pipe: ColorizationPipeline) -> None:
+def test_posterior_noise_is_drawn_in_every_ddpm_step_but_the_last(plain_pipe: ColorizationPipeline) -> None:
     gray = photo(40, 60)
 
     def draw(steps: int) -> np.ndarray:
@@ -229,16 +229,16 @@ def test_owed_noise_is_drawn_in_every_ddpm_step_but_the_last(plain_pipe: Coloriz
 
     plain = draw_all()
     plain_pipe.register_to_config(chroma_spread=(0.1,) * BANDS)
-    owed = draw_all()
-    assert np.array_equal(owed[0], plain[0])
-    assert all(np.abs(one - other).max() > 0.01 for one, other in zip(owed[1:], plain[1:], strict=True))
+    noisier = draw_all()
+    assert np.array_equal(noisier[0], plain[0])
+    assert all(np.abs(one - other).max() > 0.01 for one, other in zip(noisier[1:], plain[1:], strict=True))
     plain_pipe.scheduler = DDIMScheduler.from_config(plain_pipe.scheduler.config)
     without_noise = draw(7)
     plain_pipe.register_to_config(chroma_spread=None)
     assert np.array_equal(draw(7), without_noise)
 
 
-def test_owed_noise_is_the_photos_own(plain_pipe: ColorizationPipeline, tmp_path: Path) -> None:
+def test_posterior_noise_is_the_photos_own(plain_pipe: ColorizationPipeline, tmp_path: Path) -> None:
     plain_pipe.register_to_config(chroma_spread=(0.1,) * BANDS)
     plain_pipe.save_pretrained(tmp_path)
     pipe = ColorizationPipeline.from_pretrained(tmp_path)
@@ -250,21 +250,21 @@ def test_owed_noise_is_the_photos_own(plain_pipe: ColorizationPipeline, tmp_path
         np.testing.assert_allclose(alone, together[index], atol=1e-5)
 
 
-def test_guidance_leans_away_from_the_answer_of_a_hidden_condition(pipe: ColorizationPipeline) -> None:
+def test_guidance_leans_away_from_the_unconditional_prediction(pipe: ColorizationPipeline) -> None:
     noisy, timestep = torch.randn(2, 2, 16, 16, generator=seeded()), torch.tensor(500)
     condition = pipe.condition(torch.rand(2, 1, 64, 64, generator=seeded(1)) * 100)
 
-    def answer(told: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+    def predict(condition: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
         with torch.no_grad():
-            return pipe.predict(noisy, timestep, condition=told, guidance_scale=scale)
+            return pipe.predict(noisy, timestep, condition=condition, guidance_scale=scale)
 
-    told, untold = answer(condition), answer(torch.zeros_like(condition))
-    assert (told - untold).abs().max() > 0.01
-    torch.testing.assert_close(answer(condition, 0.0), untold)
-    torch.testing.assert_close(answer(condition, 2.5), untold + 2.5 * (told - untold))
+    conditional, unconditional = predict(condition), predict(torch.zeros_like(condition))
+    assert (conditional - unconditional).abs().max() > 0.01
+    torch.testing.assert_close(predict(condition, 0.0), unconditional)
+    torch.testing.assert_close(predict(condition, 2.5), unconditional + 2.5 * (conditional - unconditional))
 
 
-def test_the_derivative_of_a_guided_answer_is_that_of_the_told_one(pipe: ColorizationPipeline) -> None:
+def test_the_derivative_of_a_guided_prediction_is_that_of_the_conditional_one(pipe: ColorizationPipeline) -> None:
     condition = pipe.condition(torch.rand(2, 1, 64, 64, generator=seeded(1)) * 100).detach()
     noisy = torch.randn(2, 2, 16, 16, generator=seeded()).requires_grad_()
     direction = torch.randn(2, 2, 16, 16, generator=seeded(2))
@@ -276,7 +276,7 @@ def test_the_derivative_of_a_guided_answer_is_that_of_the_told_one(pipe: Coloriz
         expected = predict(2.5)
     guided = predict(2.5)
     torch.testing.assert_close(guided, expected, rtol=1e-4, atol=1e-5)
-    derivatives = [torch.autograd.grad(answer, noisy, direction)[0] for answer in (guided, predict(1.0))]
+    derivatives = [torch.autograd.grad(one, noisy, direction)[0] for one in (guided, predict(1.0))]
     torch.testing.assert_close(*derivatives)
 
 
@@ -339,7 +339,7 @@ def test_photos_are_shown_to_the_encoder_in_parts(monkeypatch: pytest.MonkeyPatc
     pipe = make_pipeline(encoder=True)
     lightness = torch.rand(5, 1, 64, 64, generator=seeded()) * 100
     whole = pipe.condition(lightness)
-    monkeypatch.setattr("colorized_pipeline.diffusion.pipeline._ENCODER_PIXELS", 2 * 64 * 64)
+    monkeypatch.setattr("colorized_pipeline.diffusion.photo._ENCODER_PIXELS", 2 * 64 * 64)
     assert torch.allclose(pipe.condition(lightness), whole, atol=1e-5)
 
 

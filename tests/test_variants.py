@@ -13,7 +13,7 @@ from skimage import data as skimage_data
 
 from colorized_pipeline import ColorizationPipeline
 from colorized_pipeline.diffusion.color import rgb_to_lab
-from colorized_pipeline.diffusion.pipeline import Lightness, seen_chroma
+from colorized_pipeline.diffusion.photo import Lightness, seen_chroma
 from colorized_pipeline.diffusion.variants import order_by_typicality, spread
 
 
@@ -65,7 +65,7 @@ def test_the_photo_and_its_meaning_are_read_once(monkeypatch: pytest.MonkeyPatch
     prepare = pipe.prepare
     monkeypatch.setattr(pipe, "prepare", lambda *words, **more: prepared.append(1) or prepare(*words, **more))
     pipe([photo(), photo().rotate(180)], num_variants=4, num_inference_steps=2)
-    assert batches == {"image_encoder": [2], "unet": [8, 8]} and len(prepared) == 2
+    assert batches == {"image_encoder": [1, 1], "unet": [8, 8]} and len(prepared) == 2
 
 
 def test_the_most_typical_comes_first_and_is_the_image(plain_pipe: ColorizationPipeline) -> None:
@@ -85,9 +85,9 @@ def test_order_of_known_points() -> None:
 
 
 def test_padding_has_no_say_in_what_is_typical(plain_pipe: ColorizationPipeline) -> None:
-    working = plain_pipe.prepare(Lightness(torch.rand(1, 97, 37, generator=seeded()) * 100))
-    grid = torch.zeros(2, *(edge // plain_pipe.config.luma_factor for edge in working.lightness.shape[-2:]))
-    seen = seen_chroma(grid, working=working)
+    prepared = plain_pipe.prepare(Lightness(torch.rand(1, 97, 37, generator=seeded()) * 100))
+    grid = torch.zeros(2, *(edge // plain_pipe.config.luma_factor for edge in prepared.lightness.shape[-2:]))
+    seen = seen_chroma(prepared, grid)
     assert (seen.shape, grid.shape) == ((2, 21, 8), (2, 22, 8))  # 84 of 88 rows of the working photo are the photo's
 
 

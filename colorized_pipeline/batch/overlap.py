@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
@@ -32,9 +32,9 @@ from ..archive.labels import Label, build_xmp
 from ..archive.metadata import Metadata
 from ..archive.provenance import Signer
 from ..archive.scans import Scan, hash_file, open_scan, peek_pixels
-from ..diffusion.borders import find_picture
-from ..diffusion.hints import Hint, HintMap, describe_hints
-from ..diffusion.pipeline import ColorizationPipeline, Lightness, WorkingPhoto, compose, impose_hints, seen_chroma
+from ..diffusion.hints import Hint, describe_hints
+from ..diffusion.photo import Lightness, PreparedPhoto, seen_chroma
+from ..diffusion.pipeline import ColorizationPipeline
 from ..diffusion.variants import order_by_typicality
 from .sheets import draw_map, draw_sheet, spread_map
 
@@ -220,10 +220,8 @@ class _Open:
 
     job: Job
     scan: Scan
-    working: list[WorkingPhoto]
-    hints: list[HintMap | None]
+    prepared: list[PreparedPhoto]
     seeds: list[int]
-    gray: np.ndarray | None  # of a photo with one page; pages of several are read again when they are written
     format_name: str
     started: float
     chroma: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -327,8 +325,8 @@ class Batch:
         if error := future.exception():
             return [self._close(job, error)]
         photo: _Open = future.result()
-        for page, working in enumerate(photo.working):
-            self._waiting.setdefault(working.lightness.shape, []).append((photo, page))
+        for page, prepared in enumerate(photo.prepared):
+            self._waiting.setdefault(prepared.lightness.shape, []).append((photo, page))
         return []
 
     def _after_sampling(self, batch: list[tuple[_Open, int]], future: Future) -> list[Outcome]:
@@ -343,7 +341,7 @@ class Batch:
                 outcomes.append(self._close(photo.job, error))
                 continue
             photo.chroma[page] = future.result()[index]
-            if len(photo.chroma) == len(photo.working):
+            if len(photo.chroma) == len(photo.prepared):
                 task = self._writers.submit(self._write, photo)
                 self._tasks[task] = lambda future, photo=photo: [  # type: ignore[misc]
                     self._close(photo.job, future.exception(), photo.scan.metadata.notes)
@@ -390,14 +388,18 @@ class Batch:
             )
         bases = range(settings.seed, settings.seed + settings.variants)
         seeds = [derive_seed(base, scan.sha256, page) for page in range(len(scan.sizes)) for base in bases]
-        working, gray, hints = [], None, []
+        prepared: list[PreparedPhoto] = []
         for page in range(len(scan.sizes)):
-            gray = scan.read_page(page)
-            photo = Lightness(gray)
-            box = find_picture(photo) if settings.borders else None
-            working += [self.pipe.prepare(photo, working_size=settings.working_size, box=box)] * settings.variants
-            hints.append(self.pipe.map_hints(settings.hints, photo, working[-1]))
-        return _Open(job, scan, working, hints, seeds, gray if len(scan.sizes) == 1 else None, format_name, started)
+            one = self.pipe.prepare(
+                Lightness(scan.read_page(page)),
+                working_size=settings.working_size,
+                borders=settings.borders,
+                hints=settings.hints,
+            )
+            if len(scan.sizes) > 1:  # read again when it is written
+                one.photo = Lightness(np.empty((0, 0), np.uint8))
+            prepared += [one] * settings.variants
+        return _Open(job, scan, prepared, seeds, format_name, started)
 
     def _check_target(self, job: Job) -> str | None:
         """The photo's hash, if the manifest knows it. Raises if the photo is done, or its result would destroy a file.
@@ -441,15 +443,13 @@ class Batch:
             self._thread.pipe = copy.copy(self.pipe)  # same weights; a scheduler counts its steps, so each its own
             self._thread.pipe.scheduler = copy.deepcopy(self.pipe.scheduler)
         filled = batch + batch[-1:] * (self.settings.batch_size - len(batch))
-        lightness = torch.stack([photo.working[page].lightness for photo, page in filled])
-        hints = [photo.hints[page // self.settings.variants] for photo, page in filled]
-        return self._thread.pipe.draw_chroma(
-            lightness,
+        return self._thread.pipe.draw(
+            [photo.prepared[page] for photo, page in filled],
             num_inference_steps=self.settings.steps,
             guidance_scale=self.settings.guidance,
             generators=[torch.Generator().manual_seed(photo.seeds[page]) for photo, page in filled],
+            palette=self._palette,
             on_step=on_step,
-            steer=self._thread.pipe.steer(lightness, steps=self.settings.steps, hints=hints, palette=self._palette),
         )
 
     def _write(self, photo: _Open) -> None:
@@ -470,7 +470,7 @@ class Batch:
             means = [chroma.mean(dim=0) for chroma in drawn]
             return [Picture(target, means, photo.seeds, settings.seed, averaged=settings.variants)]
         seen = [
-            seen_chroma(chroma, working=photo.working[page * settings.variants]).flatten(2)
+            seen_chroma(photo.prepared[page * settings.variants], chroma).flatten(2)
             for page, chroma in enumerate(drawn)
         ]
         order = order_by_typicality(torch.cat(seen, dim=2))
@@ -484,28 +484,29 @@ class Batch:
         count = self.settings.variants
         return torch.stack([photo.chroma[page * count + i] for i in range(count)])
 
-    def _shown(self, photo: _Open, page: int, chroma: torch.Tensor) -> tuple[torch.Tensor, WorkingPhoto]:
-        """Drawn chroma ``[..., 2, h, w]`` of a page with intensity and hints, and how its grid lies on the photo."""
-        working = photo.working[page * self.settings.variants]
-        return impose_hints(chroma * self.settings.intensity, photo.hints[page], working=working)
+    def _page(self, photo: _Open, page: int) -> PreparedPhoto:
+        """A page with its full-size lightness."""
+        prepared = photo.prepared[page * self.settings.variants]
+        if len(photo.scan.sizes) == 1:
+            return prepared
+        return replace(prepared, photo=Lightness(photo.scan.read_page(page)))
 
     def _write_doubt(self, photo: _Open) -> float:
         """Write the map of how far a photo's variants differ; returns its mean, ΔE*ab."""
-        assert photo.gray is not None
-        chroma, place = self._shown(photo, 0, self._variants(photo, 0))
-        spread = spread_map(photo.gray, chroma, place)
-        image = draw_map(spread, photo.gray.shape, variants=self.settings.variants)
+        prepared = self._page(photo, 0)
+        spread = spread_map(prepared, self._variants(photo, 0) * self.settings.intensity)
+        size = prepared.photo.height, prepared.photo.width
+        image = draw_map(spread, size, variants=self.settings.variants)
         mean = round(float(spread.mean()), 3)
         self._write_extra(photo, self._files(photo.job)[-1], lambda stream: image.save(stream, "PNG"), mean)
         return mean
 
     def _write_sheet(self, photo: _Open, pictures: list[Picture], facts: Mapping[str, Any]) -> None:
         """Write the first page's variants side by side, labelled as a colour copy is."""
-        gray = photo.gray if photo.gray is not None else photo.scan.read_page(0)
         captions = [f"{number}: seed {one.base_seed}" for number, one in enumerate(pictures, start=1)]
         captions[0] += ", most typical"
-        chroma, place = self._shown(photo, 0, torch.stack([one.chroma[0] for one in pictures]))
-        sheet = np.asarray(draw_sheet(gray, list(chroma), place, captions=captions))
+        chroma = [one.chroma[0] * self.settings.intensity for one in pictures]
+        sheet = np.asarray(draw_sheet(self._page(photo, 0), chroma, captions=captions))
         page = ColourPage(sheet.shape[0], sheet.shape[1], [torch.from_numpy(sheet.copy()).movedim(-1, 0) / 255])
         xmp = build_xmp(self._describe(photo, Picture(photo.job.target, [], photo.seeds, self.settings.seed)))
 
@@ -572,11 +573,10 @@ class Batch:
 
     def _pages(self, photo: _Open, picture: Picture) -> Iterator[ColourPage]:
         for page, drawn in enumerate(picture.chroma):
-            lightness = Lightness(photo.gray if photo.gray is not None else photo.scan.read_page(page))
-            chroma, place = self._shown(photo, page, drawn)
+            prepared = self._page(photo, page)
             deep = is_deep(photo.format_name, photo.scan.bits)
-            strips = compose(lightness, chroma, working=place, deep=deep)
-            yield ColourPage(lightness.height, lightness.width, strips)
+            strips = self.pipe.show(prepared, drawn, intensity=self.settings.intensity, deep=deep)
+            yield ColourPage(prepared.photo.height, prepared.photo.width, strips)
 
     def _describe(self, photo: _Open, picture: Picture) -> Label:
         """A copy's label. A single variant's is that of a run with its own seed, so that this gives the same bytes."""

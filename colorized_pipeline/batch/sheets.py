@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from ..diffusion.pipeline import Lightness, WorkingPhoto, compose, measure_spread
+from ..diffusion.photo import PreparedPhoto, compose, measure_spread
 
 SCALE_TOP = 25.0  # ΔE*ab of the brightest colour: one scale for all photos, so that maps can be compared
 _TICKS = (0, 5, 10, 15, 20, 25)
@@ -25,31 +25,25 @@ _TILE_EDGE = 360
 _LEGEND_WIDTH = 420  # pixels that the legend needs at its smallest
 
 
-def shrink(gray: np.ndarray, working: WorkingPhoto, *, longest: int) -> tuple[Lightness, WorkingPhoto]:
-    """A photo at a whole fraction of its size, and its place on the chroma grid there.
-
-    Args:
-        gray: sRGB-encoded grey ``[H, W]``, uint8 or uint16.
-        working: its chroma grid at full size.
-        longest: pixels that its longer edge has at most.
-    """
-    factor = math.ceil(max(gray.shape) / longest)
-    rows, columns = (min(factor, edge) for edge in gray.shape)  # a strip may be narrower than the factor
-    height, width = gray.shape[0] // rows, gray.shape[1] // columns
-    blocks = gray[: height * rows, : width * columns].reshape(height, rows, width, columns)
-    small = blocks.mean((1, 3)).round().astype(gray.dtype)
-    top, left, bottom, right = working.box
+def shrink(prepared: PreparedPhoto, *, longest: int) -> PreparedPhoto:
+    """A photo at a whole fraction of its size, with at most ``longest`` pixels of its longer edge."""
+    size = prepared.photo.height, prepared.photo.width
+    factor = math.ceil(max(size) / longest)
+    rows, columns = (min(factor, edge) for edge in size)  # a strip may be narrower than the factor
+    small = prepared.photo.shrink(rows, columns)
+    height, width = small.height, small.width
+    top, left, bottom, right = prepared.box
     box = (
         *(min(top // rows, height - 1), min(left // columns, width - 1)),
         *(min(math.ceil(bottom / rows), height), min(math.ceil(right / columns), width)),
     )
-    return Lightness(small), replace(working, cell=(working.cell[0] / rows, working.cell[1] / columns), box=box)
+    cell = prepared.cell[0] / rows, prepared.cell[1] / columns
+    return replace(prepared, photo=small, cell=cell, box=box)
 
 
-def spread_map(gray: np.ndarray, chroma: torch.Tensor, working: WorkingPhoto) -> np.ndarray:
+def spread_map(prepared: PreparedPhoto, chroma: torch.Tensor) -> np.ndarray:
     """How far the colourings ``[N, 2, h, w]`` differ: ΔE*ab, float32, measured at screen size for a large scan."""
-    photo, place = shrink(gray, working, longest=_MEASURED_EDGE)
-    return torch.cat(list(measure_spread(photo, chroma, working=place))).numpy()
+    return torch.cat(list(measure_spread(shrink(prepared, longest=_MEASURED_EDGE), chroma))).numpy()
 
 
 def draw_map(spread: np.ndarray, size: tuple[int, int], *, variants: int) -> Image.Image:
@@ -108,12 +102,12 @@ def _draw_legend(width: int, *, mean: float, variants: int) -> np.ndarray:
     return indices
 
 
-def draw_sheet(
-    gray: np.ndarray, chroma: Sequence[torch.Tensor], working: WorkingPhoto, *, captions: Sequence[str]
-) -> Image.Image:
+def draw_sheet(prepared: PreparedPhoto, chroma: Sequence[torch.Tensor], *, captions: Sequence[str]) -> Image.Image:
     """The grey photo and its colourings ``[2, h, w]`` side by side, each with a caption below, RGB."""
-    photo, place = shrink(gray, working, longest=_TILE_EDGE)
-    tiles = [torch.cat(list(compose(photo, one, working=place)), dim=1) for one in (0 * chroma[0], *chroma)]
+    small = shrink(prepared, longest=_TILE_EDGE)
+    photo, grays = small.photo, replace(small, hints=None)
+    tiles = [torch.cat(list(compose(grays, 0 * chroma[0])), dim=1)]
+    tiles += [torch.cat(list(compose(small, one)), dim=1) for one in chroma]
     columns = min(len(tiles), max(2, math.ceil(math.sqrt(len(tiles) * photo.height / photo.width * 1.4))), 8)
     gap, line = 6, 18
     step = max(photo.width, 110) + gap, photo.height + line + gap

@@ -1,8 +1,8 @@
-"""The noise that a denoising step owes to its doubt, by bands of spatial frequency. Travels to the Hub.
+"""Posterior noise: the variance that a denoising step leaves out, by bands of spatial frequency.
 
-A sampler of DDPM treats the network's guess of the clean chroma x_0 as if it were x_0. It is only its mean: x_0 varies
-around it, and a step that leaves this out makes the picture's variations too weak, the more so the fewer steps there
-are. By the law of total variance the step from x_t to x_s owes
+A step of DDPM treats the network's prediction of the clean chroma x_0 as if it were x_0. It is only its mean: x_0
+varies around it, and a step that leaves this out makes the picture's variations too weak, the more so the fewer steps
+there are. By the law of total variance the step from x_t to x_s has the variance
 
     Var(x_s | x_t) = Var(x_s | x_t, x_0) + c^2 Var(x_0 | x_t),  c = sqrt(ᾱ_s) (1 - ᾱ_t / ᾱ_s) / (1 - ᾱ_t)
 
@@ -31,7 +31,7 @@ def band_spread(chroma: torch.Tensor) -> torch.Tensor:
     return torch.stack([energy[:, bands == band].sum(1) for band in range(BANDS)], dim=1).sqrt()
 
 
-def doubt(spread: float, *, alpha_bar: float, share: float) -> float:
+def posterior_std(spread: float, *, alpha_bar: float, share: float) -> float:
     """Root mean square of what x_0 may differ, in one band, from its mean given x_t and the photo.
 
     The band is taken for Gaussian, seen in x_t through white noise.
@@ -45,14 +45,14 @@ def doubt(spread: float, *, alpha_bar: float, share: float) -> float:
     return spread * math.sqrt(noise / (noise + alpha_bar * spread**2))
 
 
-def owed_noise(
+def posterior_noise(
     white: torch.Tensor, *, spread: Sequence[float], alpha_bar: float, next_alpha_bar: float
 ) -> torch.Tensor:
-    """The noise that a DDPM step from x_t to x_s leaves out: c times what x_0 may differ from the network's guess.
+    """The noise that a DDPM step from x_t to x_s leaves out: c times how far x_0 may be from its prediction.
 
     Args:
         white: standard normal ``[B, C, h, w]``.
-        spread: of each band, fine to coarse, see :func:`doubt`.
+        spread: of each band, fine to coarse, see :func:`posterior_std`.
         alpha_bar: at t, where the step starts: below 1.
         next_alpha_bar: at s, where it ends.
     """
@@ -61,7 +61,7 @@ def owed_noise(
     shares = (torch.bincount(bands.flatten(), minlength=BANDS) / bands.numel()).tolist()
     weight = math.sqrt(next_alpha_bar) * (1 - alpha_bar / next_alpha_bar) / (1 - alpha_bar)
     scales = [
-        weight * doubt(std, alpha_bar=alpha_bar, share=share) / math.sqrt(share) if share else 0.0  # in no wave
+        weight * posterior_std(std, alpha_bar=alpha_bar, share=share) / math.sqrt(share) if share else 0.0
         for std, share in zip(spread, shares, strict=True)
     ]
     waves = white * torch.tensor(scales)[bands].to(white)

@@ -280,6 +280,16 @@ def _displayable(rgb: torch.Tensor) -> torch.Tensor:
     return ((rgb >= -_GAMUT_TOLERANCE) & (rgb <= 1 + _GAMUT_TOLERANCE)).all(dim=-3)
 
 
+def chroma_to_latents(chroma: torch.Tensor, scale: float) -> torch.Tensor:
+    """Chroma grids a*, b* ``[..., 2, h, w]`` in CIELAB units to what the UNet diffuses, of about unit size."""
+    return chroma / scale
+
+
+def latents_to_chroma(latents: torch.Tensor, scale: float) -> torch.Tensor:
+    """The inverse of :func:`chroma_to_latents`."""
+    return latents * scale
+
+
 def downsample_chroma(chroma: torch.Tensor, factor: int) -> torch.Tensor:
     """Average a*, b* ``[B, 2, H, W]`` over ``factor`` x ``factor`` cells to ``[B, 2, H / factor, W / factor]``."""
     height, width = chroma.shape[-2:]

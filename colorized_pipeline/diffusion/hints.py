@@ -1,6 +1,6 @@
 """Colours that the user knows, as places on a photo: parsing, and their lie on the grids that the network works on.
 
-A hint gives a place its a*, b*; lightness stays the photo's. Travels with a checkpoint, see pipeline.py.
+A hint gives a place its a*, b*; lightness stays the photo's.
 """
 
 import hashlib

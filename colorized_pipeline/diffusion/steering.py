@@ -1,4 +1,4 @@
-"""Steering the reverse diffusion towards what is known of the colours, without retraining. Travels to the Hub.
+"""Steering the reverse diffusion towards what is known of the colours, without retraining.
 
 At each step the network's guess of the clean chroma x_0 is corrected before the sampler uses it. A correction at one
 place moves the others through the network itself: the covariance of x_0 given x_t is sigma_t^2 / sqrt(alpha_bar_t)
@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import torch
+
+from .color import chroma_to_latents, latents_to_chroma
 
 _RIDGE = 0.01  # variance, in CIELAB units squared, below which a colour or a lightness counts as constant
 _STRETCH = 1.5  # a step makes a palette so much wider at most: a nearly grey guess has hues that mean nothing
@@ -52,7 +54,7 @@ class HintSteer:
         """What the whole picture does when its hinted cells move by ``error``: one step of conjugate gradients.
 
         The length of the step is the one that best removes the error, so there is no strength to choose. No cell moves
-        further than the hinted ones, and none moves where the network's answer doesn't point along the error: near
+        further than the hinted ones, and none moves where the network's prediction doesn't point along the error: near
         pure noise it knows nothing.
         """
         (direction,) = torch.autograd.grad(clean, noisy, self.weight * error)
@@ -121,7 +123,7 @@ class PaletteSteer:
         self.strength = 1 - (1 - share) ** (1 / steps)
 
     def __call__(self, clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
-        chroma = clean.detach() * self.scale
+        chroma = latents_to_chroma(clean.detach(), self.scale)
         own, wanted = fit_palette(self.lightness, chroma), self.palette.to(chroma)
         level = self.lightness.flatten(2)
         left = chroma.flatten(2) - own.offset[..., None] - own.slope[..., None] * level
@@ -131,7 +133,8 @@ class PaletteSteer:
         seen = torch.clamp(level, wanted.darkest[..., None], wanted.lightest[..., None])
         carried = carried + wanted.offset[..., None] + wanted.slope[..., None] * seen
         known = torch.exp(-((level - seen) / _UNSEEN).square()).reshape(self.lightness.shape)
-        return clean + self.strength * known * (carried.reshape(chroma.shape) - chroma) / self.scale
+        change = self.strength * known * (carried.reshape(chroma.shape) - chroma)
+        return clean + chroma_to_latents(change, self.scale)
 
 
 def _transport(have: torch.Tensor, want: torch.Tensor) -> torch.Tensor:

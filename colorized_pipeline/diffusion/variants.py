@@ -1,12 +1,14 @@
 """Several colourings of one photo: which is the most typical, what they agree on, how far they differ.
 
 Chroma is a*, b* in CIELAB units, ``[N, 2, ...]`` for N colourings. A difference is ΔE*ab (CIE 1976) at equal
-lightness: the distance between two points (a*, b*). This file travels with pipeline.py and imports nothing of ours.
+lightness: the distance between two points (a*, b*).
 """
+
+import operator
 
 import torch
 
-CONSENSUS_VARIANTS = 8  # how many are drawn when a doubt or a consensus is asked for and no number is given
+CONSENSUS_VARIANTS = 8  # how many are drawn when they are compared and no number is given
 
 
 def order_by_typicality(chroma: torch.Tensor) -> list[int]:
@@ -44,13 +46,26 @@ def count_variants(num_variants: int | None, *, consensus: str | None, uncertain
         return CONSENSUS_VARIANTS if needs_several else 1
     if needs_several and num_variants == 1:
         raise ValueError(
-            "num_variants=1 (--variants 1) is one colouring, which tells nothing of doubt or consensus; "
+            "num_variants=1 (--variants 1) is one colouring, which has no uncertainty or consensus; "
             f"give at least 2, or leave it out for {CONSENSUS_VARIANTS}"
         )
-    return num_variants
+    return check_count("num_variants", num_variants)
 
 
-def check_answers(objective: str, variants: int) -> None:
-    """Raises ``ValueError`` if several variants are asked of a model that has one answer."""
+def check_variants(objective: str, variants: int) -> None:
+    """Raises ``ValueError`` if several variants are asked of a model that predicts only one."""
     if variants > 1 and objective == "regression":
-        raise ValueError(f"this checkpoint is a regression, which has one answer: {variants} variants of it are equal")
+        raise ValueError(
+            f"this checkpoint is a regression, which predicts one colouring: all {variants} would be equal"
+        )
+
+
+def check_count(name: str, value: int) -> int:
+    """``value`` as an int, NumPy's whole numbers too. Raises ``ValueError`` unless it is whole and at least 1."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return count

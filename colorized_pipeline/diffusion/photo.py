@@ -1,0 +1,364 @@
+"""A photo on its way: its full-size lightness, what the network reads of it, and its picture from drawn chroma."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .color import (
+    L_MAX,
+    Scratch,
+    gray_to_lightness,
+    lab_to_displayable_rgb,
+    lab_to_rgb8,
+    lightness_to_gray,
+    rgb_to_lab,
+    upsample_columns,
+    upsample_rows,
+)
+from .hints import Hint, HintMap, map_hints
+from .variants import spread
+
+_ENCODER_PIXELS = 2**19
+_LONGEST_OVER_WORKING_SIZE = 16  # a strip that is longer than this is scaled down to it and padded
+_STRIP_PIXELS = 2**17  # full-size conversion goes by strips of about this many pixels: fastest of 2^15 ... 2^20
+_SHALLOW_PIXELS = 2**20  # of a strip of 8 bits, whose conversion goes by smaller parts itself
+
+# Of the search for plain borders
+_ANALYSED_EDGE = 512  # the longer side at which borders are looked for, pixels
+_PLAIN = 4.0  # L*: how far a border's rows may stray from its own level
+_SAME_LEVEL = 6.0  # L*: how far the sides of a mount may differ in level
+_SMALLEST = 0.02  # of the side: thinner borders aren't worth a cut
+_LARGEST = 0.45  # of the side, for each of two opposite borders
+_EDGE = 8.0  # L*: the picture begins where a row strays this much
+
+
+_scratch = Scratch()
+
+
+class Lightness:
+    """A photo's L* at full size, float32 only strip by strip: a scan of whole numbers keeps its 1 or 2 bytes a pixel.
+
+    Args:
+        values: L* ``[1, H, W]`` in [0, 100], float32; or sRGB-encoded grey ``[H, W]`` over the full range of uint8 or
+            uint16.
+    """
+
+    def __init__(self, values: torch.Tensor | np.ndarray) -> None:
+        self._values = values
+        self.height, self.width = int(values.shape[-2]), int(values.shape[-1])
+
+    def rows(self, top: int, bottom: int, *, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Rows ``top`` to ``bottom`` as L* ``[1, rows, W]`` in [0, 100], float32, in ``out`` if that is given."""
+        if isinstance(self._values, torch.Tensor):
+            rows = self._values[:, top:bottom]
+            return rows if out is None else out.copy_(rows)
+        table = _lightness_table(np.iinfo(self._values.dtype).max)
+        values = self._values[top:bottom]
+        codes = _scratch.take("codes", *values.shape, dtype=torch.int32)
+        codes.numpy()[:] = values
+        flat = None if out is None else out.view(-1)
+        return torch.index_select(table, 0, codes.view(-1), out=flat).view(1, *codes.shape)
+
+    def crop(self, top: int, left: int, bottom: int, right: int) -> "Lightness":
+        """A part of the photo, without a copy."""
+        return Lightness(self._values[..., top:bottom, left:right])
+
+    def shrink(self, rows: int, columns: int) -> "Lightness":
+        """Means of blocks of so many rows and columns; what is left over at the bottom and the right is dropped."""
+        height, width = self.height // rows, self.width // columns
+        cut = self._values[..., : height * rows, : width * columns]
+        blocks = cut.reshape(*cut.shape[:-2], height, rows, width, columns)
+        means = blocks.mean((-3, -1))
+        return Lightness(means if isinstance(means, torch.Tensor) else means.round().astype(self._values.dtype))
+
+    def strips(self, *, multiple_of: int = 1, pixels: int = _STRIP_PIXELS) -> Iterator[tuple[int, int]]:
+        """``(top, bottom)`` of strips of rows that are small enough to work on in the processor's cache.
+
+        All but the last have a multiple of ``multiple_of`` rows, about ``pixels`` pixels.
+        """
+        rows = max(1, pixels // (self.width * multiple_of)) * multiple_of
+        for top in range(0, self.height, rows):
+            yield top, min(top + rows, self.height)
+
+
+@cache
+def _lightness_table(largest: int) -> torch.Tensor:
+    """L* of every grey value 0 ... ``largest``, float32."""
+    return gray_to_lightness(torch.arange(largest + 1, dtype=torch.float64) / largest).float()
+
+
+@dataclass
+class PreparedPhoto:
+    """A photo as the network reads it, and how its chroma grid lies on it.
+
+    Attributes:
+        photo: its lightness at full size.
+        lightness: L* ``[1, h, w]`` in [0, 100] at working size, padded to the UNet's stride.
+        cell: height and width of a cell of the chroma grid, in pixels of the photo.
+        box: top, left, bottom and right of the part that is colorized, in pixels; what surrounds it stays grey.
+        hints: the colours that are known, on the working picture; None without any.
+        condition: what the UNet is given of it, ``[C, h / f, w / f]``. The first drawing fills it in, and every
+            further one of this photo uses it: the image encoder's work is done once.
+    """
+
+    photo: Lightness
+    lightness: torch.Tensor
+    cell: tuple[float, float]
+    box: tuple[int, int, int, int]
+    hints: HintMap | None = None
+    condition: torch.Tensor | None = field(default=None, repr=False)
+
+
+def prepare_photo(
+    photo: Lightness, *, working_size: int, stride: int, cell: int, borders: bool = True, hints: Sequence[Hint] = ()
+) -> PreparedPhoto:
+    """Scale a photo, without its plain borders, to the working size, pad it and place its hints.
+
+    Args:
+        photo: at full size.
+        working_size: its shorter side gets so many pixels.
+        stride: height and width are padded to multiples of it.
+        cell: edge of a cell of the chroma grid, in working pixels.
+        borders: plain borders are found and stay grey.
+        hints: see :data:`Hint`.
+
+    Raises:
+        ValueError, TypeError: for a hint that can't be used.
+    """
+    box = find_picture(photo) if borders else (0, 0, photo.height, photo.width)
+    height, width = box[2] - box[0], box[3] - box[1]
+    longest = working_size * _LONGEST_OVER_WORKING_SIZE
+    pixel = max(min(height, width) / working_size, max(height, width) / longest)
+    rows, columns = max(1, round(height / pixel)), max(1, round(width / pixel))
+    scaled = _scale(photo, box, rows=rows, columns=columns)
+    down, right = -rows % stride, -columns % stride
+    mode = "reflect" if down < rows and right < columns else "replicate"
+    lightness = F.pad(scaled[None], (0, right, 0, down), mode=mode)[0]
+    size, padded = (photo.height, photo.width), (rows + down, columns + right)
+    hint_map = map_hints(hints, size=size, box=box, rows=rows, columns=columns, padded=padded) if len(hints) else None
+    return PreparedPhoto(photo, lightness, (height / rows * cell, width / columns * cell), box, hint_map)
+
+
+def _scale(photo: Lightness, box: tuple[int, int, int, int], *, rows: int, columns: int) -> torch.Tensor:
+    """The part of a photo inside ``box`` at another size, L* ``[1, rows, columns]``, antialiased.
+
+    Narrowed strip by strip, then shortened: the full-size float32 picture never exists.
+    """
+    top, left, bottom, right = box
+    narrow = [
+        F.interpolate(
+            photo.rows(max(start, top), min(stop, bottom))[None, ..., left:right],
+            (min(stop, bottom) - max(start, top), columns),
+            mode="bilinear",
+            antialias=True,
+        )
+        for start, stop in photo.strips()
+        if start < bottom and stop > top
+    ]
+    return F.interpolate(torch.cat(narrow, dim=-2), (rows, columns), mode="bilinear", antialias=True)[0]
+
+
+def compose(prepared: PreparedPhoto, chroma: torch.Tensor, *, deep: bool = True) -> Iterator[torch.Tensor]:
+    """Join a photo's full-size lightness with its chroma grid ``[2, h, w]``, strip by strip from the top.
+
+    Hinted places get their colour as it was given.
+
+    Yields:
+        sRGB ``[3, rows, W]`` in [0, 1], float32, for each of ``photo.strips()``; if not ``deep`` 8-bit sRGB
+        ``[rows, W, 4]``, much faster, for larger strips: see :func:`lab_to_rgb8`.
+    """
+    chroma, cell = _impose_hints(prepared, chroma)
+    photo, (top, left, bottom, right) = prepared.photo, prepared.box
+    columns = upsample_columns(chroma.float(), right - left, cell[1])  # [2, h, right - left]
+    for start, stop in photo.strips(pixels=_STRIP_PIXELS if deep else _SHALLOW_PIXELS):
+        lab = _scratch.take("lab", 3, stop - start, photo.width)
+        photo.rows(start, stop, out=lab[:1])
+        inside = slice(max(start, top) - start, max(min(stop, bottom) - start, 0))
+        if prepared.box == (0, 0, photo.height, photo.width):
+            upsample_rows(columns, start, stop, cell[0], out=lab[1:])
+        else:
+            lab[1:] = 0.0
+            if inside.start < inside.stop:
+                lab[1:, inside, left:right] = upsample_rows(
+                    columns, max(start, top) - top, min(stop, bottom) - top, cell[0]
+                )
+        yield lab_to_displayable_rgb(lab) if deep else lab_to_rgb8(lab)
+
+
+def _impose_hints(prepared: PreparedPhoto, chroma: torch.Tensor) -> tuple[torch.Tensor, tuple[float, float]]:
+    """A chroma grid with the hints exactly as given, and the size of a cell of the finer grid that this takes."""
+    if prepared.hints is None:
+        return chroma, prepared.cell
+    factor = prepared.hints.known.shape[-1] // chroma.shape[-1]
+    return prepared.hints.impose(chroma, factor), (prepared.cell[0] / factor, prepared.cell[1] / factor)
+
+
+def seen_chroma(prepared: PreparedPhoto, chroma: torch.Tensor) -> torch.Tensor:
+    """A photo's chroma grid ``[..., h, w]`` without the cells that lie wholly in its padding."""
+    top, left, bottom, right = prepared.box
+    rows, columns = (bottom - top) / prepared.cell[0], (right - left) / prepared.cell[1]
+    return chroma[..., : math.ceil(rows - 1e-6), : math.ceil(columns - 1e-6)]
+
+
+def measure_spread(prepared: PreparedPhoto, chroma: torch.Tensor) -> Iterator[torch.Tensor]:
+    """How far the colourings ``[N, 2, h, w]`` of a photo differ as they are shown, strip by strip from the top.
+
+    Colours that sRGB lacks are shown with less chroma, so the deepest shadows and the lights differ little.
+
+    Yields:
+        ``[rows, W]`` in ΔE*ab, see :func:`spread`, for each of ``photo.strips()``.
+    """
+    for strips in zip(*(compose(prepared, one) for one in chroma), strict=True):
+        yield spread(torch.stack([rgb_to_lab(rgb)[1:] for rgb in strips]))
+
+
+def encode_lightness(
+    lightness: torch.Tensor,
+    *,
+    luma_factor: int,
+    image_encoder: torch.nn.Module | None = None,
+    encoder_layers: Sequence[int] = (),
+    encoder_mean: float = 0.0,
+    encoder_std: float = 1.0,
+    encoder_scale: int = 1,
+) -> torch.Tensor:
+    """The condition of the UNet: the grey photo's fine detail, and, with an encoder, what it shows.
+
+    Args:
+        lightness: L* ``[B, 1, H, W]`` in [0, 100]; height and width divisible by ``luma_factor``.
+        luma_factor: each cell of the chroma grid gets its luma_factor² lightness pixels as channels, in [-1, 1]
+            (space-to-depth).
+        image_encoder: frozen network; sees the photo as three equal sRGB channels x in [0, 1], given as
+            ``(x - encoder_mean) / encoder_std``.
+        encoder_scale: the encoder sees the photo bilinearly enlarged so many times. A network that learnt from larger
+            pictures than the working size recognizes more then, and its features are finer by this factor.
+        encoder_layers: which of its hidden states are used. Each location's feature vector is standardized over its
+            channels (so no encoder needs a scale of its own) and brought to the chroma grid bilinearly.
+
+    Returns:
+        ``[B, luma_factor ** 2 + K, H / luma_factor, W / luma_factor]`` with K feature channels.
+    """
+    condition = F.pixel_unshuffle(lightness * (2 / L_MAX) - 1, luma_factor)
+    if image_encoder is None:
+        return condition
+    gray = (lightness_to_gray(lightness) - encoder_mean) / encoder_std
+    if encoder_scale != 1:
+        gray = F.interpolate(gray, scale_factor=encoder_scale, mode="bilinear")
+    pixels = gray.expand(-1, 3, -1, -1).to(image_encoder.dtype)
+    # Parts whose activations stay near the processor's cache: three times as fast as 64 photos of 256 pixels at once
+    at_once = max(1, _ENCODER_PIXELS // pixels[0, 0].numel()) if pixels.device.type == "cpu" else len(pixels)
+    parts = []
+    for part in pixels.split(at_once):
+        hidden_states = image_encoder(part, output_hidden_states=True).hidden_states
+        parts.append([hidden_states[layer] for layer in encoder_layers])
+    maps = [condition]
+    for layer in zip(*parts, strict=True):
+        features = torch.cat(layer).to(condition.dtype)
+        features = F.layer_norm(features.movedim(1, -1), features.shape[1:2]).movedim(-1, 1)
+        maps.append(F.interpolate(features, condition.shape[-2:], mode="bilinear"))
+    return torch.cat(maps, dim=1)
+
+
+def condition_channels(
+    luma_factor: int, image_encoder: torch.nn.Module | None = None, encoder_layers: Sequence[int] = ()
+) -> int:
+    """How many channels :func:`encode_lightness` returns for this encoder: the UNet's in_channels less 2."""
+    probe = torch.full((1, 1, 64, 64), L_MAX / 2, device=image_encoder.device if image_encoder is not None else None)
+    with torch.no_grad():
+        return encode_lightness(
+            probe, luma_factor=luma_factor, image_encoder=image_encoder, encoder_layers=encoder_layers
+        ).shape[1]
+
+
+def find_picture(photo: Lightness) -> tuple[int, int, int, int]:
+    """Top, left, bottom and right of what isn't a plain border, in pixels; the whole photo if there is no border.
+
+    A border is a strip along an edge in which every row (or column) has one and the same lightness. Since a plain sky
+    is one too, a strip only counts if the opposite edge has one of the same lightness: a mount or padding lies on two
+    sides or on four.
+    """
+    whole = (0, 0, photo.height, photo.width)
+    if min(photo.height, photo.width) < 32:
+        return whole
+    factor = max(1, max(photo.height, photo.width) // _ANALYSED_EDGE)
+    if not _may_have_borders(photo, factor):
+        return whole
+    small, scale = _shrink(photo, factor)
+    top, bottom = _opposite_borders(small)
+    left, right = _opposite_borders(small[top : small.shape[0] - bottom or None].T)
+    if not (top or left):
+        return whole
+    if not top:  # padding at the sides may have hidden a border at top and bottom, within the rest
+        top, bottom = _opposite_borders(small[:, left : small.shape[1] - right or None])
+    rows, columns = scale
+    return (
+        round(top * rows),
+        round(left * columns),
+        photo.height - round(bottom * rows),
+        photo.width - round(right * columns),
+    )
+
+
+def _may_have_borders(photo: Lightness, factor: int) -> bool:
+    """Whether two opposite edges are plain as far in as the thinnest border reaches: most photos need no more look."""
+    for height, turned in ((photo.height, False), (photo.width, True)):
+        rows = math.ceil(height / factor)
+        least = math.ceil(_least(rows))
+        strips = [(0, least * factor), ((rows - least) * factor, height)]
+        if turned:
+            parts = [photo.crop(0, start, photo.height, stop) for start, stop in strips]
+        else:
+            parts = [photo.crop(start, 0, stop, photo.width) for start, stop in strips]
+        first, last = (_shrink(part, factor)[0] for part in parts)
+        ends = (first.T, last.T) if turned else (first, last)
+        if min(_plain_ends(*ends)) >= least:
+            return True
+    return False
+
+
+def _shrink(photo: Lightness, factor: int) -> tuple[torch.Tensor, tuple[float, float]]:
+    """L* ``[h, w]``, means of ``factor`` x ``factor`` pixels, and how many rows and columns one stands for."""
+    rows: list[torch.Tensor] = []
+    for top, bottom in photo.strips(multiple_of=factor):
+        groups, rest = divmod(bottom - top, factor)
+        strip = photo.rows(top, bottom)[0]
+        means = [strip[: groups * factor].unflatten(0, (groups, factor)).mean(dim=1)] if groups else []
+        means += [strip[groups * factor :].mean(dim=0, keepdim=True)] if rest else []
+        rows.append(F.avg_pool1d(torch.cat(means), factor, ceil_mode=True, count_include_pad=False))
+    small = torch.cat(rows)
+    return small, (photo.height / small.shape[0], photo.width / small.shape[1])
+
+
+def _opposite_borders(small: torch.Tensor) -> tuple[int, int]:
+    """How many rows of plain border lie at the top and at the bottom of L* ``[h, w]``: both or none."""
+    height = small.shape[0]
+    if height < 8 or small.shape[1] < 8:
+        return 0, 0
+    first, last = _plain_ends(small, small)
+    least, most = _least(height), _LARGEST * height
+    return (first, last) if least <= first <= most and least <= last <= most else (0, 0)
+
+
+def _least(rows: int) -> float:
+    """Rows of the thinnest border that counts."""
+    return max(2, _SMALLEST * rows)
+
+
+def _plain_ends(first: torch.Tensor, last: torch.Tensor) -> tuple[int, int]:
+    """How many rows are plain, from the top of one and from the bottom of the other; 0 if the edges' levels differ."""
+    level_top, level_bottom = first[0].median(), last[-1].median()
+    if (level_top - level_bottom).abs() > _SAME_LEVEL:
+        return 0, 0
+    return _plain_rows(first, level_top), _plain_rows(last.flip(0), level_bottom)
+
+
+def _plain_rows(small: torch.Tensor, level: torch.Tensor) -> int:
+    """How many rows from the top are plain and of this level."""
+    stray = (small - level).abs()
+    plain = (stray.quantile(0.98, dim=1) <= _PLAIN) & (stray.amax(dim=1) <= _EDGE)
+    return int(plain.int().cumprod(0).sum())
