@@ -56,7 +56,7 @@ def check_variants(objective: str, variants: int) -> None:
     """Raises ``ValueError`` if several variants are asked of a model that predicts only one."""
     if variants > 1 and objective == "regression":
         raise ValueError(
-            f"this checkpoint is a regression, which predicts one colouring: all {variants} would be equal"
+            f"this checkpoint is a regression, which predicts one colouring: {variants} variants would be equal"
         )
 
 
