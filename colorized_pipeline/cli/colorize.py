@@ -369,10 +369,10 @@ def _settings(
 ) -> "Settings":
     """Everything but the photo that decides a result: the options, and the checkpoint's defaults for the rest."""
     from ..batch.overlap import Settings, hash_checkpoint
-    from ..diffusion.variants import check_answers
+    from ..diffusion.variants import check_variants
     from ..loading import find_checkpoint
 
-    check_answers(pipe.config.objective, variants.drawn)
+    check_variants(pipe.config.objective, variants.drawn)
     return Settings(
         seed=colours.seed,
         steps=colours.steps or pipe.config.default_steps,
