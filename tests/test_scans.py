@@ -266,11 +266,9 @@ def write(
     with file.open("w+b") as stream:
         write_copy(
             stream,
-            [ColourPage(60, 80, strips)],
+            [ColourPage(60, 80, strips, metadata or Metadata(), xmp or build_xmp(Label("a.tif", "0" * 64, {})))],
             format_name=formats.get(file.suffix, "JPEG2000"),
             bits=bits,
-            metadata=metadata or Metadata(),
-            xmp=xmp or build_xmp(Label("a.tif", "0" * 64, {})),
         )
 
 
@@ -309,8 +307,6 @@ def test_the_mark_stays_in_its_corner(tmp_path: Path) -> None:
                 [ColourPage(600, 800, torch.from_numpy(big).movedim(-1, 0).split(50, dim=1))],
                 format_name="PNG",
                 bits=8,
-                metadata=Metadata(),
-                xmp=b"",
                 mark=mark,
             )
     plain, marked = (np.asarray(Image.open(tmp_path / f"{mark}.png")).astype(int) for mark in (False, True))

@@ -1,10 +1,12 @@
 """Writing colour copies: 8 or 16 bits, sRGB profile, resolution, EXIF, IPTC and XMP, in the format of the name."""
 
 import io
+import math
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import IO
 
@@ -12,25 +14,42 @@ import imagecodecs
 import numpy as np
 import tifffile
 import torch
-from PIL import Image, ImageDraw, ImageFont, TiffImagePlugin
+from PIL import Image, ImageDraw, ImageFont
 
-from .labels import find_packet, with_note
-from .metadata import Metadata
+from .ifd import EXIF, INTEROP, Directory, pack_block, pack_directory
+from .labels import find_packet, split_xmp, unmapped_iim, with_note
+from .metadata import (
+    IMAGE_DESCRIPTION,
+    IPTC_RESOURCE,
+    IPTC_TAG,
+    JP2_EXIF,
+    JP2_GEO,
+    JP2_IPTC,
+    JP2_PHOTOSHOP,
+    JP2_XMP,
+    JPEG_MORE_XMP,
+    JPEG_PHOTOSHOP,
+    JPEG_XMP,
+    PHOTOSHOP_TAG,
+    RESOURCES_IN_XMP,
+    XMP_TAG,
+    Metadata,
+    geo_tags,
+)
 from .scans import full_page, srgb_profile
 
 MARK = "colorized"
 MARK_SIZE = 0.052  # of its letters, against the width of the picture: 13 of 250 pixels
 
-# IFD0 tags that describe the photo, not how its pixels are stored
-_TEXT_TAGS = {269: "DocumentName", 270: "ImageDescription", 271: "Make", 272: "Model", 285: "PageName"}
-_TEXT_TAGS |= {305: "Software", 306: "DateTime", 315: "Artist", 316: "HostComputer", 33432: "Copyright"}
-_OTHER_TAGS = (18246, 18249, 40091, 40092, 40093, 40094, 40095)  # ratings; title, comment ... as Windows writes them
-_EXIF_IFD, _GPS_IFD = 0x8769, 0x8825
-_NOT_CARRIED_EXIF = (0x927C, 0xA005, 0xA002, 0xA003)  # maker's note (its offsets would be wrong), interop, old size
-_COLOR_SPACE = 0xA001
-_JP2_XMP = bytes.fromhex("BE7ACFCB97A942E89C71999491E3AFAC")
+# Tags of a page that say how its pixels are stored, or stand in blocks of their own (TIFF 6.0, TIFF/EP, DNG)
+_PIXEL_TAGS = {*range(254, 260), *range(262, 267), *range(277, 285), *range(288, 294), *range(512, 535)}
+_PIXEL_TAGS |= {273, 274, 296, 301, 317, 318, 319, *range(320, 327), 330, *range(332, 348), 351, 434, 435}
+_PIXEL_TAGS |= {XMP_TAG, IPTC_TAG, PHOTOSHOP_TAG, 34675, 37724, 33421, 33422, 33424, 50838, 50839}
+_PIXEL_TAGS |= {*range(50706, 50782), *range(50827, 50835), *range(51008, 51180), 0xEA1C, 0xEA1D}
+# Maker's note (its offsets would be wrong), linked files, old size and colour space
+_MAKER_NOTE, _COLOR_SPACE, _WIDTH, _HEIGHT = 0x927C, 0xA001, 0xA002, 0xA003
+_PLAIN_TYPES = {*range(1, 13), 129}
 _MAX_SEGMENT = 65_000  # of a JPEG, less headers
-MAX_XMP = {"JPEG": _MAX_SEGMENT}
 
 
 @dataclass(frozen=True)
@@ -41,20 +60,33 @@ class ColourPage:
         height, width: in pixels.
         strips: from the top, sRGB ``[3, rows, width]`` in [0, 1], float32; for 8-bit copies also uint8
             ``[rows, width, 4]``, the fourth of no meaning. Can be asked for once.
+        metadata: of the scan's page, carried over; gets a note that names what the format can't hold.
+        xmp: the label, a whole packet.
     """
 
     height: int
     width: int
     strips: Iterable[torch.Tensor]
+    metadata: Metadata = field(default_factory=Metadata)
+    xmp: bytes = b""
 
 
 @dataclass(frozen=True)
 class CopyFormat:
-    """How a file format is written. ``pages`` and ``deep`` say whether it holds several pages, and 16 bits."""
+    """How a file format is written.
 
-    write: Callable[..., None]
+    Attributes:
+        write: a page or pages into a stream.
+        deep, pages: whether it holds 16 bits, and several pages.
+        exif, iptc, resolution: whether it holds these; if not, a note says so. The label holds the texts.
+    """
+
+    write: Callable[[IO[bytes], "Iterable[_Strips]"], None]
     deep: bool = False
     pages: bool = False
+    exif: bool = True
+    iptc: bool = True
+    resolution: bool = True
 
 
 def write_copy(
@@ -63,8 +95,6 @@ def write_copy(
     *,
     format_name: str,
     bits: int,
-    metadata: Metadata,
-    xmp: bytes,
     mark: bool = False,
 ) -> None:
     """Write finished pages as one photo file.
@@ -74,13 +104,11 @@ def write_copy(
         pages: one, or several for TIFF; each is asked for when the one before it is written.
         format_name: a key of ``FORMATS``.
         bits: 8 or 16 per sample; formats that can't hold 16 get 8.
-        metadata: the scan's, carried over.
-        xmp: the label, a whole packet.
         mark: write "colorized" into the lower right corner.
     """
     deep = is_deep(format_name, bits)
-    parts = (_Strips(page, depth=16 if deep else 8, mark=mark) for page in pages)
-    FORMATS[format_name].write(stream, parts, metadata, xmp)
+    parts = (_Strips(page, depth=16 if deep else 8, mark=mark, format_name=format_name) for page in pages)
+    FORMATS[format_name].write(stream, parts)
 
 
 def is_deep(format_name: str, bits: int) -> bool:
@@ -91,10 +119,14 @@ def is_deep(format_name: str, bits: int) -> bool:
 class _Strips:
     """A page as strips of whole numbers ``[rows, W, 3]``, or ``[rows, W, 4]`` where the page has them."""
 
-    def __init__(self, page: ColourPage, *, depth: int, mark: bool) -> None:
+    def __init__(self, page: ColourPage, *, depth: int, mark: bool, format_name: str) -> None:
         self.page, self.height, self.width = page, page.height, page.width
+        self.metadata, self.xmp = page.metadata, page.xmp
         self.dtype = np.uint16 if depth == 16 else np.uint8
         self.mask = mark_mask(page.height, page.width) if mark else None
+        self.exif, left_out = carried_exif(page)
+        if left_out := [*_not_held(page.metadata, format_name), *left_out]:
+            page.metadata.notes.append(f"left out of the copy: {', '.join(left_out)}")
 
     def __iter__(self) -> Iterator[np.ndarray]:
         largest, top = np.iinfo(self.dtype).max, 0
@@ -163,81 +195,133 @@ def _one(parts: Iterable[_Strips]) -> _Strips:
     return part
 
 
-def carried_exif(metadata: Metadata, *, height: int, width: int) -> Image.Exif:
-    """The scan's EXIF for its copy: what describes the photo, with upright orientation, sRGB and our note."""
-    old, new = metadata.exif, Image.Exif()
-    for tag in (*_TEXT_TAGS, *_OTHER_TAGS):
-        value = old.get(tag)
-        if value is not None and (tag in _OTHER_TAGS or isinstance(value, str)):
-            new[tag] = value
-    if old.get(270):
-        new[270] = with_note(str(old[270]))
-    if metadata.dpi:
-        x, y = metadata.dpi
-        new[282], new[283], new[296] = x, y, 2
-    for ifd in (_EXIF_IFD, _GPS_IFD):
-        values = {tag: value for tag, value in _ifd(old, ifd).items() if tag not in _NOT_CARRIED_EXIF}
-        if ifd == _EXIF_IFD and values:
-            values |= {_COLOR_SPACE: 1, 0xA002: width, 0xA003: height}
-        new.get_ifd(ifd).update(values)
-    return new
+def carried_exif(page: ColourPage) -> tuple[Directory, list[str]]:
+    """EXIF for a copy: all that describes the photo, upright, sRGB, with our note; and what had to be left out."""
+    old, left_out = page.metadata.exif, []
+    new = Directory({code: tag for code, tag in old.tags.items() if code not in _PIXEL_TAGS})
+    if page.metadata.caption:  # the note is ASCII, so it may follow text of any charset
+        caption = new.tags[IMAGE_DESCRIPTION][1].rstrip(b"\0 ")
+        new.tags[IMAGE_DESCRIPTION] = (2, with_note(caption.decode("latin-1")).encode("latin-1") + b"\0")
+    elif new.tags.pop(IMAGE_DESCRIPTION, None):
+        left_out.append("its ImageDescription, which is written for programs (it stands in the label)")
+    if page.metadata.dpi:
+        for code, dpi in zip((282, 283), page.metadata.dpi, strict=True):
+            ratio = Fraction(dpi).limit_denominator(10_000)
+            new.put(code, 5, ratio.numerator, ratio.denominator)
+        new.put(296, 3, 2)
+    else:
+        new.tags.pop(282, None), new.tags.pop(283, None)
+    for code, child in old.children.items():
+        tags = {tag: value for tag, value in child.tags.items() if tag != _MAKER_NOTE}
+        new.children[code] = Directory(tags, dict(child.children))
+        if _MAKER_NOTE in child.tags:
+            left_out.append("the maker's note of its EXIF data")
+    if EXIF in new.children:
+        photo = new.children[EXIF]
+        photo.children.pop(INTEROP, None) if photo.numbers(_COLOR_SPACE) != (1,) else None
+        photo.put(_COLOR_SPACE, 3, 1)
+        photo.put(_WIDTH, 4, page.width)
+        photo.put(_HEIGHT, 4, page.height)
+    strange = [code for code, (kind, _) in new.tags.items() if kind not in _PLAIN_TYPES]
+    left_out += [f"TIFF tag {code}" for code in strange]
+    new.tags = {code: tag for code, tag in new.tags.items() if code not in strange}
+    return new, left_out
 
 
-def _ifd(exif: Image.Exif, tag: int) -> dict[int, object]:
-    try:
-        return dict(exif.get_ifd(tag))
-    except Exception:  # a damaged part of EXIF is left out, as Pillow can't say what it holds
-        return {}
+def _not_held(metadata: Metadata, format_name: str) -> list[str]:
+    """What a page says that a format has no place for, and XMP no word."""
+    form, left_out = FORMATS[format_name], []
+    if metadata.exif.children and not form.exif:
+        left_out.append("EXIF and GPS data")
+    elif metadata.exif and not form.exif:
+        left_out.append("EXIF data")
+    if not form.iptc:
+        left_out += [f"IPTC record {number}" for number in unmapped_iim(metadata.iptc or b"")]
+        left_out += [f"Photoshop resource 0x{n:04x}" for n in metadata.photoshop if n not in RESOURCES_IN_XMP]
+    if metadata.dpi and not form.resolution:
+        left_out.append("resolution")
+    return left_out
 
 
-def _exif_bytes(metadata: Metadata, part: _Strips) -> bytes:
-    exif = carried_exif(metadata, height=part.height, width=part.width)
-    try:
-        return exif.tobytes() if len(exif) or exif.get_ifd(_EXIF_IFD) or exif.get_ifd(_GPS_IFD) else b""
-    except Exception as error:  # values that Pillow read but can't write
-        metadata.notes.append(f"its EXIF data can't be carried over ({error})")
-        return b""
-
-
-def _write_jpeg(stream: IO[bytes], parts: Iterable[_Strips], metadata: Metadata, xmp: bytes) -> None:
+def _write_jpeg(stream: IO[bytes], parts: Iterable[_Strips]) -> None:
     part = _one(parts)
     _check_edges("JPEG", part, 65_535)
-    options: dict[str, object] = {"dpi": tuple(map(round, metadata.dpi))} if metadata.dpi else {}
-    exif = _exif_bytes(metadata, part)
-    if len(exif) <= _MAX_SEGMENT:
-        options["exif"] = exif
-    if metadata.iptc and len(metadata.iptc) <= _MAX_SEGMENT:
-        options["extra"] = _photoshop_segment(metadata.iptc)
-    part.image().save(stream, format="JPEG", quality=95, subsampling=0, icc_profile=srgb_profile(), xmp=xmp, **options)
+    options = {"dpi": tuple(map(round, part.metadata.dpi))} if part.metadata.dpi else {}
+    extra = b"".join(_jpeg_segments(part))
+    part.image().save(
+        stream, format="JPEG", quality=95, subsampling=0, icc_profile=srgb_profile(), extra=extra, **options
+    )
 
 
-def _photoshop_segment(iptc: bytes) -> bytes:
-    """APP13 with one image resource, 0x0404, IPTC-IIM (Adobe Photoshop file formats specification)."""
-    resource = b"8BIM" + struct.pack(">HHI", 0x0404, 0, len(iptc)) + iptc + b"\0" * (len(iptc) % 2)
-    body = b"Photoshop 3.0\0" + resource
-    return b"\xff\xed" + struct.pack(">H", len(body) + 2) + body
+def _jpeg_segments(part: _Strips) -> Iterator[bytes]:
+    """EXIF, XMP in two parts if it is long, IPTC and Photoshop's resources, comments."""
+    if part.exif:
+        exif = pack_block(part.exif)
+        if len(exif) > _MAX_SEGMENT:  # what isn't EXIF's own goes first
+            few = Directory({c: t for c, t in part.exif.tags.items() if len(t[1]) < 1000}, part.exif.children)
+            part.metadata.notes.append("left out of the copy: EXIF data beyond the 64 kB that JPEG holds")
+            exif = pack_block(few)
+        if len(exif) <= _MAX_SEGMENT:
+            yield _segment(0xE1, b"Exif\0\0" + exif)
+    packet, digest, more = split_xmp(part.xmp, _MAX_SEGMENT)
+    if packet:
+        yield _segment(0xE1, JPEG_XMP + packet)
+    for start in range(0, len(more), _MAX_SEGMENT):
+        head = JPEG_MORE_XMP + digest + struct.pack(">II", len(more), start)
+        yield _segment(0xE1, head + more[start : start + _MAX_SEGMENT])
+    resources = photoshop_block(part.metadata)
+    for start in range(0, len(resources), _MAX_SEGMENT):
+        yield _segment(0xED, JPEG_PHOTOSHOP + resources[start : start + _MAX_SEGMENT])
+    for text in part.metadata.texts:
+        if text.keyword == "Comment" and len(content := text.text.encode()) <= _MAX_SEGMENT:
+            yield _segment(0xFE, content)
 
 
-def _write_png(stream: IO[bytes], parts: Iterable[_Strips], metadata: Metadata, xmp: bytes) -> None:
+def _segment(marker: int, data: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
+
+
+def photoshop_block(metadata: Metadata) -> bytes:
+    """IPTC and Photoshop's other image resources (Adobe Photoshop file formats specification)."""
+    resources = {**({IPTC_RESOURCE: metadata.iptc} if metadata.iptc else {}), **metadata.photoshop}
+    return b"".join(
+        b"8BIM" + struct.pack(">HHI", number, 0, len(data)) + data + b"\0" * (len(data) % 2)
+        for number, data in resources.items()
+    )
+
+
+def _write_png(stream: IO[bytes], parts: Iterable[_Strips]) -> None:
     part = _one(parts)
     encoded = memoryview(imagecodecs.png_encode(part.array(), level=3))
     header = 8 + 12 + 13  # signature and IHDR; what describes the picture stands between it and the pixels
     stream.write(encoded[:header])
     stream.write(_chunk(b"iCCP", b"sRGB\0\0" + zlib.compress(srgb_profile())))
-    if metadata.dpi:
-        x, y = (round(dpi / 0.0254) for dpi in metadata.dpi)
+    if part.metadata.dpi:
+        x, y = (round(dpi / 0.0254) for dpi in part.metadata.dpi)
         stream.write(_chunk(b"pHYs", struct.pack(">IIB", x, y, 1)))
-    stream.write(_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp))
-    if exif := _exif_bytes(metadata, part):
-        stream.write(_chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
+    stream.write(_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + part.xmp))
+    if part.exif:
+        stream.write(_chunk(b"eXIf", pack_block(part.exif)))
+    if block := photoshop_block(part.metadata):  # as ImageMagick and exiftool write it
+        raw = b"\niptc\n%8d\n" % len(block) + b"\n".join(_in_lines(block.hex().encode(), 72)) + b"\n"
+        stream.write(_chunk(b"zTXt", b"Raw profile type iptc\0\0" + zlib.compress(raw)))
+    for text in part.metadata.texts:
+        keyword = text.keyword.encode("latin-1", "replace")[:79] or b"Comment"
+        content = with_note(text.text) if text.keyword == "Description" else text.text
+        head = keyword + b"\0\0\0" + text.language.encode("ascii", "replace") + b"\0\0"
+        stream.write(_chunk(b"iTXt", head + content.encode("utf-8", "replace")))
     stream.write(encoded[header:])
+
+
+def _in_lines(data: bytes, length: int) -> list[bytes]:
+    return [data[start : start + length] for start in range(0, len(data), length)]
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def _write_webp(stream: IO[bytes], parts: Iterable[_Strips], metadata: Metadata, xmp: bytes) -> None:
+def _write_webp(stream: IO[bytes], parts: Iterable[_Strips]) -> None:
     part = _one(parts)
     _check_edges("WebP", part, 16_383)
     Image.fromarray(part.array()).save(
@@ -246,19 +330,24 @@ def _write_webp(stream: IO[bytes], parts: Iterable[_Strips], metadata: Metadata,
         quality=95,
         method=4,
         icc_profile=srgb_profile(),
-        exif=_exif_bytes(metadata, part),
-        xmp=xmp,
+        exif=pack_block(part.exif) if part.exif else b"",
+        xmp=part.xmp,
     )
 
 
-def _write_tiff(stream: IO[bytes], parts: Iterable[_Strips], metadata: Metadata, xmp: bytes) -> None:
+def _write_tiff(stream: IO[bytes], parts: Iterable[_Strips]) -> None:
+    children: list[dict[int, Directory]] = []
     with tifffile.TiffWriter(stream, byteorder="<") as writer:
         for part in parts:
-            exif = carried_exif(metadata, height=part.height, width=part.width)
-            tags: list[tuple] = [(700, 1, len(xmp), xmp, True)]
-            tags += [(33723, 1, len(metadata.iptc), metadata.iptc, True)] if metadata.iptc else []
-            tags += [(tag, 2, 0, str(exif[tag]).encode(), True) for tag in _TEXT_TAGS if tag in exif]
-            tags += [(tag - 1, 4, 1, 0, True) for tag in (_EXIF_IFD, _GPS_IFD) if exif.get_ifd(tag)]
+            blocks = {XMP_TAG: part.xmp, IPTC_TAG: part.metadata.iptc or b""}
+            blocks[PHOTOSHOP_TAG] = photoshop_block(replace(part.metadata, iptc=None))
+            tags = [(code, 1, len(data), data, True) for code, data in blocks.items() if data]
+            for code, (kind, data) in part.exif.tags.items():
+                if code not in (282, 283, 296):
+                    tags.append((code, 2 if kind == 129 else kind, 0, data, True))
+            tags += [(code - 1, 4, 1, 0, True) for code in part.exif.children]
+            children.append(part.exif.children)
+            dpi = [Fraction(value).limit_denominator(10_000) for value in part.metadata.dpi or (1, 1)]
             writer.write(
                 _deflated(part),
                 shape=(part.height, part.width, 3),
@@ -268,13 +357,13 @@ def _write_tiff(stream: IO[bytes], parts: Iterable[_Strips], metadata: Metadata,
                 predictor=True,
                 rowsperstrip=_rows_per_strip(part),
                 iccprofile=srgb_profile(),
-                resolution=metadata.dpi or (1, 1),
-                resolutionunit="INCH" if metadata.dpi else "NONE",
+                resolution=tuple((ratio.numerator, ratio.denominator) for ratio in dpi),
+                resolutionunit="INCH" if part.metadata.dpi else "NONE",
                 software=False,
                 metadata=None,
                 extratags=tags,
             )
-    _append_exif(stream, metadata)
+    _append_children(stream, children)
 
 
 def _rows_per_strip(part: _Strips) -> int:
@@ -299,7 +388,7 @@ def _deflate(strip: np.ndarray) -> bytes:
     return bytes(imagecodecs.deflate_encode(differences, level=1))  # higher levels: twice the time for 3 % of grain
 
 
-def _append_exif(stream: IO[bytes], metadata: Metadata) -> None:
+def _append_children(stream: IO[bytes], children: list[dict[int, Directory]]) -> None:
     """Write the EXIF and GPS directories at the file's end.
 
     tifffile writes no pointers to them, so their places in the page's directory were kept by the unused tags that come
@@ -309,45 +398,72 @@ def _append_exif(stream: IO[bytes], metadata: Metadata) -> None:
     with tifffile.TiffFile(stream) as tiff:
         wide = tiff.is_bigtiff
         places = [
-            (tag, page.tags[tag - 1], page.imagelength, page.imagewidth)
-            for page in map(full_page, tiff.pages)
-            for tag in (_EXIF_IFD, _GPS_IFD)
-            if tag - 1 in page.tags
+            (code, child, full_page(page).tags[code - 1])
+            for page, directories in zip(tiff.pages, children, strict=True)
+            for code, child in directories.items()
         ]
-    for tag, placeholder, height, width in places:
+    for code, child, placeholder in places:
         stream.seek(0, io.SEEK_END)
         stream.write(b"\0" * (stream.tell() % 2))
         position = stream.tell()
-        ifd = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II")
-        for key, value in carried_exif(metadata, height=height, width=width).get_ifd(tag).items():
-            ifd[key] = value
-            if isinstance(value, bytes):
-                ifd.tagtype[key] = 7  # "undefined" is what EXIF's byte strings are
-        stream.write(ifd.tobytes(position))
+        stream.write(pack_directory(child, position, big=wide))
         stream.seek(placeholder.offset)
-        stream.write(struct.pack("<H", tag))
+        stream.write(struct.pack("<H", code))
         stream.seek(placeholder.valueoffset)
         stream.write(struct.pack("<Q" if wide else "<I", position))
 
 
-def _write_bmp(stream: IO[bytes], parts: Iterable[_Strips], metadata: Metadata, xmp: bytes) -> None:
-    options = {"dpi": metadata.dpi} if metadata.dpi else {}
-    Image.fromarray(_one(parts).array()).save(stream, format="BMP", **options)
+def _write_bmp(stream: IO[bytes], parts: Iterable[_Strips]) -> None:
+    part = _one(parts)
+    options = {"dpi": part.metadata.dpi} if part.metadata.dpi else {}
+    Image.fromarray(part.array()).save(stream, format="BMP", **options)
     # BMP has no place for XMP; behind the picture it is found by scanning (XMP Specification Part 3, 1.2)
     stream.seek(0, io.SEEK_END)
-    stream.write(xmp)
+    stream.write(part.xmp)
 
 
-def _write_ppm(stream: IO[bytes], parts: Iterable[_Strips], metadata: Metadata, xmp: bytes) -> None:
-    Image.fromarray(_one(parts).array()).save(stream, format="PPM")
+def _write_ppm(stream: IO[bytes], parts: Iterable[_Strips]) -> None:
+    part = _one(parts)
+    Image.fromarray(part.array()).save(stream, format="PPM")
     stream.seek(0, io.SEEK_END)
-    stream.write(xmp)
+    stream.write(part.xmp)
 
 
-def _write_jp2(stream: IO[bytes], parts: Iterable[_Strips], metadata: Metadata, xmp: bytes) -> None:
-    Image.fromarray(_one(parts).array()).save(stream, format="JPEG2000")
-    stream.seek(0, io.SEEK_END)
-    stream.write(struct.pack(">I", 24 + len(xmp)) + b"uuid" + _JP2_XMP + xmp)
+def _write_jp2(stream: IO[bytes], parts: Iterable[_Strips]) -> None:
+    part, encoded = _one(parts), io.BytesIO()
+    Image.fromarray(part.array()).save(encoded, format="JPEG2000")
+    content = encoded.getvalue()
+    place = content.index(b"jp2h") - 4
+    end = place + int.from_bytes(content[place : place + 4], "big")
+    header = content[place + 8 : end]
+    if part.metadata.dpi:  # capture resolution, in pixels a metre (ISO/IEC 15444-1, I.5.3.7)
+        (across, under, e), (above, below, f) = (_decimal(dpi / 0.0254) for dpi in part.metadata.dpi)
+        header += _box(b"res ", _box(b"resc", struct.pack(">HHHHbb", above, below, across, under, f, e)))
+    stream.write(content[:place] + _box(b"jp2h", header))
+    for identity, block in {
+        JP2_XMP: part.xmp,
+        JP2_EXIF: pack_block(part.exif) if part.exif else b"",
+        JP2_IPTC: part.metadata.iptc,
+        JP2_PHOTOSHOP: photoshop_block(replace(part.metadata, iptc=None)),
+        JP2_GEO: pack_block(Directory(geo)) if (geo := geo_tags(part.exif)) else b"",
+    }.items():
+        if block:
+            stream.write(_box(b"uuid", identity + block))
+    for text in part.metadata.texts:
+        if text.keyword == "XML":
+            stream.write(_box(b"xml ", text.text.encode()))
+    stream.write(content[end:])
+
+
+def _decimal(value: float) -> tuple[int, int, int]:
+    """A number above 1 as numerator, denominator and power of ten, the first two of 16 bits."""
+    exponent = max(0, math.ceil(math.log10(value / 65_535)))
+    below = int(65_535 * 10**exponent / value)
+    return round(value * below / 10**exponent), below, exponent
+
+
+def _box(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data) + 8) + kind + data
 
 
 def _check_edges(name: str, part: _Strips, longest: int) -> None:
@@ -361,9 +477,9 @@ FORMATS: Mapping[str, CopyFormat] = {
     "JPEG": CopyFormat(_write_jpeg),
     "PNG": CopyFormat(_write_png, deep=True),
     "TIFF": CopyFormat(_write_tiff, deep=True, pages=True),
-    "WEBP": CopyFormat(_write_webp),
-    "BMP": CopyFormat(_write_bmp),
-    "PPM": CopyFormat(_write_ppm),
+    "WEBP": CopyFormat(_write_webp, iptc=False),
+    "BMP": CopyFormat(_write_bmp, exif=False, iptc=False),
+    "PPM": CopyFormat(_write_ppm, exif=False, iptc=False, resolution=False),
     "JPEG2000": CopyFormat(_write_jp2),
 }
 

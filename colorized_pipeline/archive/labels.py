@@ -5,14 +5,16 @@ Properties are those of the IPTC Photo Metadata Standard 2025.1 and of XMP (ISO 
 longer true of the copy. Packets hold no time of making: the same photo and the same settings give the same bytes.
 """
 
+import hashlib
 import re
 import uuid
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
 from .._version import __version__
+from .ifd import decode_text
 
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 CREATOR_TOOL = f"COLORIZED {__version__}"
@@ -24,6 +26,8 @@ _NAMESPACES = {
     "dc": "http://purl.org/dc/elements/1.1/",
     "xmp": "http://ns.adobe.com/xap/1.0/",
     "xmpMM": "http://ns.adobe.com/xap/1.0/mm/",
+    "xmpNote": "http://ns.adobe.com/xmp/note/",
+    "xmpRights": "http://ns.adobe.com/xap/1.0/rights/",
     "stRef": "http://ns.adobe.com/xap/1.0/sType/ResourceRef#",
     "photoshop": "http://ns.adobe.com/photoshop/1.0/",
     "Iptc4xmpCore": "http://iptc.org/std/Iptc4xmpCore/1.0/xmlns/",
@@ -39,7 +43,7 @@ for _prefix, _uri in _NAMESPACES.items():
     ET.register_namespace(_prefix, _uri)
 
 # True of the scan but not of its copy: how pixels are stored, previews, camera-raw settings, identity
-_NOT_CARRIED_NAMESPACES = ("tiff", "crs", "xmpMM", "colorized")
+_NOT_CARRIED_NAMESPACES = ("tiff", "crs", "xmpMM", "xmpNote", "colorized")
 _NOT_CARRIED = {
     "xmp:CreatorTool",
     "xmp:MetadataDate",
@@ -66,14 +70,21 @@ _CARRIED_ANYWAY = {
 
 # IPTC-IIM data sets and the XMP properties that mean the same (IPTC Photo Metadata Standard)
 _IIM = {
+    (2, 4): ("Iptc4xmpCore:IntellectualGenre", ""),
     (2, 5): ("dc:title", "Alt"),
+    (2, 10): ("photoshop:Urgency", ""),
+    (2, 12): ("Iptc4xmpCore:SubjectCode", "Bag"),
+    (2, 15): ("photoshop:Category", ""),
+    (2, 20): ("photoshop:SupplementalCategories", "Bag"),
     (2, 25): ("dc:subject", "Bag"),
     (2, 40): ("photoshop:Instructions", ""),
+    (2, 55): ("photoshop:DateCreated", ""),
     (2, 80): ("dc:creator", "Seq"),
     (2, 85): ("photoshop:AuthorsPosition", ""),
     (2, 90): ("photoshop:City", ""),
     (2, 92): ("Iptc4xmpCore:Location", ""),
     (2, 95): ("photoshop:State", ""),
+    (2, 100): ("Iptc4xmpCore:CountryCode", ""),
     (2, 101): ("photoshop:Country", ""),
     (2, 103): ("photoshop:TransmissionReference", ""),
     (2, 105): ("photoshop:Headline", ""),
@@ -81,7 +92,12 @@ _IIM = {
     (2, 115): ("photoshop:Source", ""),
     (2, 116): ("dc:rights", "Alt"),
     (2, 120): ("dc:description", "Alt"),
+    (2, 122): ("photoshop:CaptionWriter", ""),
 }
+_IIM_CHARSET, _IIM_TIME = (1, 90), (2, 60)
+_IIM_VERSIONS = {(1, 0), (2, 0), _IIM_CHARSET}
+# ISO 2022's last letter of "ESC - x" and "ESC . x": a part of ISO 8859
+_ISO_8859 = dict(zip("ABCDFGHLMTY_bf", (1, 2, 3, 4, 7, 6, 8, 5, 9, 11, 13, 14, 15, 16), strict=True))
 
 
 @dataclass(frozen=True)
@@ -100,7 +116,12 @@ class Label:
 
 
 def build_xmp(
-    label: Label, *, xmp: bytes | None = None, iptc: bytes | None = None, caption: str | None = None
+    label: Label,
+    *,
+    xmp: bytes | None = None,
+    iptc: bytes | None = None,
+    caption: str | None = None,
+    more: Mapping[str, tuple[str, list[str]]] | None = None,
 ) -> bytes:
     """The XMP packet of a colour copy.
 
@@ -110,6 +131,7 @@ def build_xmp(
         iptc: the scan's IPTC-IIM records; those that ``xmp`` doesn't tell are added as XMP.
         caption: the scan's description in EXIF, for one without any in ``xmp`` and ``iptc``: programs show XMP's
             description before EXIF's, and ours would hide it.
+        more: what else the scan says, ``{XMP property: (kind of list, texts)}``, where nothing above says it.
 
     Raises:
         ValueError: if ``xmp`` isn't XMP.
@@ -119,11 +141,11 @@ def build_xmp(
         name: _text(carried[name]) for name in ("xmpMM:DocumentID", "xmpMM:OriginalDocumentID") if name in carried
     }
     carried = {name: value for name, value in carried.items() if _is_carried(name)}
-    for name, (kind, values) in read_iim(iptc or b"").items():
-        carried.setdefault(name, _element(name, values, kind))
+    captions = {"dc:description": ("Alt", [caption])} if caption else {}
+    for found in (read_iim(iptc or b""), captions, more or {}):
+        for name, (kind, values) in found.items():
+            carried.setdefault(name, _element(name, values, kind))
 
-    if caption:
-        carried.setdefault("dc:description", _element("dc:description", [caption], "Alt"))
     carried["dc:description"] = _with_note(carried.get("dc:description"))
     identity = "|".join((label.source_sha256, __version__, *(f"{k}={v}" for k, v in label.settings.items())))
     ours = {
@@ -143,18 +165,52 @@ def build_xmp(
         derived["stRef:documentID"] = source.get("xmpMM:DocumentID", "")
         derived["stRef:originalDocumentID"] = source.get("xmpMM:OriginalDocumentID", "")
 
-    description = ET.Element(_tag("rdf:Description"), {_tag("rdf:about"): ""})
-    description.extend(carried.values())
+    elements = list(carried.values())
     for name, text in ours.items():
-        ET.SubElement(description, _tag(name)).text = _printable(text)
-    reference = ET.SubElement(description, _tag("xmpMM:DerivedFrom"), {_tag("rdf:parseType"): "Resource"})
+        elements.append(_element(name, [text], ""))
+    reference = ET.Element(_tag("xmpMM:DerivedFrom"), {_tag("rdf:parseType"): "Resource"})
     for name, text in derived.items():
         if text:
-            ET.SubElement(reference, _tag(name)).text = _printable(text)
+            reference.append(_element(name, [text], ""))
+    return _packet([*elements, reference])
+
+
+def _packet(elements: Iterable[ET.Element]) -> bytes:
+    return f'<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n{_body(elements)}\n<?xpacket end="w"?>'.encode()
+
+
+def _body(elements: Iterable[ET.Element]) -> str:
+    description = ET.Element(_tag("rdf:Description"), {_tag("rdf:about"): ""})
+    description.extend(elements)
     meta = ET.Element(_tag("x:xmpmeta"), {_tag("x:xmptk"): CREATOR_TOOL})
     ET.SubElement(meta, _tag("rdf:RDF")).append(description)
-    body = ET.tostring(meta, encoding="unicode")
-    return f'<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n{body}\n<?xpacket end="w"?>'.encode()
+    return ET.tostring(meta, encoding="unicode")
+
+
+def join_xmp(packet: bytes, more: bytes) -> bytes:
+    """A packet and its extended part (XMP Specification Part 3, 1.1.3.1) as one. Raises ``ValueError`` if damaged."""
+    whole = {**dict(_properties(more)), **dict(_properties(packet))}
+    whole.pop("xmpNote:HasExtendedXMP", None)
+    return _packet(whole.values())
+
+
+def split_xmp(packet: bytes, most: int) -> tuple[bytes, bytes, bytes]:
+    """A packet of at most so many bytes, the MD5 that names its extended part, and that part; empty if none is needed.
+
+    The largest properties go into the extended part.
+    """
+    if len(packet) <= most:
+        return packet, b"", b""
+    kept, moved = list(_properties(packet)), []
+    while len(packet) > most and kept:
+        largest = max(kept, key=lambda item: len(ET.tostring(item[1])))
+        kept.remove(largest)
+        moved.append(largest)
+        more = _body(element for _, element in moved).encode()
+        digest = hashlib.md5(more, usedforsecurity=False).hexdigest().upper()
+        pointer = _element("xmpNote:HasExtendedXMP", [digest], "")
+        packet = _packet([*(element for _, element in kept), pointer])
+    return packet, digest.encode(), more
 
 
 def read_xmp(packet: bytes) -> dict[str, str]:
@@ -182,29 +238,65 @@ def find_packet(content: bytes) -> bytes | None:
 
 
 def read_iim(records: bytes) -> dict[str, tuple[str, list[str]]]:
-    """IPTC-IIM records as ``{XMP property: (kind of list, texts)}``; stops at the first damaged record."""
+    """IPTC-IIM records as ``{XMP property: (kind of list, texts)}``."""
     found: dict[str, tuple[str, list[str]]] = {}
-    encodings, position = ("utf-8", "latin-1"), 0
-    while position + 5 <= len(records) and records[position] == 0x1C:
-        key = (records[position + 1], records[position + 2])
-        length = int.from_bytes(records[position + 3 : position + 5], "big")
-        value = records[position + 5 : position + 5 + length]
-        position += 5 + length
-        if length & 0x8000 or len(value) < length:
-            break
-        if key in _IIM:
+    charset, time = "utf-8", ""
+    for key, value in _iim_records(records):
+        if key == _IIM_CHARSET:
+            charset = _iim_charset(value)
+        text = decode_text(value, charset).strip("\0 ")
+        if key == _IIM_TIME:
+            time = text
+        if key in _IIM and text:
             name, kind = _IIM[key]
-            text = next(filter(None, (_decode(value, encoding) for encoding in encodings)), "")
-            if text:
-                found.setdefault(name, (kind, []))[1].append(text)
+            found.setdefault(name, (kind, []))[1].append(text)
+    if "photoshop:DateCreated" in found:
+        found["photoshop:DateCreated"] = ("", [_iso_date(found["photoshop:DateCreated"][1][0], time)])
     return found
 
 
-def _decode(value: bytes, encoding: str) -> str:
-    try:
-        return value.decode(encoding).strip("\0 ")
-    except UnicodeDecodeError:
-        return ""
+def unmapped_iim(records: bytes) -> list[str]:
+    """Numbers of the IPTC-IIM data sets that XMP has no property for, such as ``"2:118"``."""
+    known = {*_IIM, *_IIM_VERSIONS, _IIM_TIME}
+    return [f"{key[0]}:{key[1]}" for key in dict(_iim_records(records)) if key not in known]
+
+
+def _iim_records(records: bytes) -> Iterator[tuple[tuple[int, int], bytes]]:
+    """Data sets by record and number, up to the first damaged one (IPTC-IIM 4.2, 1.5)."""
+    position = 0
+    while position + 5 <= len(records) and records[position] == 0x1C:
+        key = (records[position + 1], records[position + 2])
+        length = int.from_bytes(records[position + 3 : position + 5], "big")
+        position += 5
+        if length & 0x8000:
+            digits = length & 0x7FFF
+            length = int.from_bytes(records[position : position + digits], "big")
+            position += digits
+        if position + length > len(records):
+            return
+        yield key, records[position : position + length]
+        position += length
+
+
+def _iim_charset(escape: bytes) -> str:
+    if escape.startswith(b"\x1b%"):
+        return "utf-8"
+    match = re.match(rb"\x1b[-./](.)", escape)
+    part = _ISO_8859.get(match[1].decode("latin-1")) if match else None
+    return f"iso8859_{part}" if part else "utf-8"
+
+
+def _iso_date(date: str, time: str) -> str:
+    """``19110503`` and ``101112+0100`` as XMP has them; other spellings stay as they are."""
+    day = re.fullmatch(r"(\d{4})(\d\d)(\d\d)", date)
+    if not day:
+        return date
+    text = "-".join(part for part in day.groups() if int(part))
+    clock = re.fullmatch(r"(\d\d)(\d\d)(\d\d)(?:([+-]\d\d)(\d\d))?", time)
+    if clock and len(text) == 10:
+        hours, minutes, seconds, zone, rest = clock.groups()
+        text += f"T{hours}:{minutes}:{seconds}" + (f"{zone}:{rest}" if zone else "")
+    return text
 
 
 def _properties(packet: bytes) -> Iterator[tuple[str, ET.Element]]:

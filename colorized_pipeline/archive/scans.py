@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from ..diffusion.color import lightness_to_gray, rgb_to_gray
-from .metadata import Metadata, orientation_of, read_metadata, read_packets, read_tags
+from .metadata import Metadata, read_metadata, read_page, tiff_pages
 
 DEFAULT_MAX_MEGAPIXELS = 300
 _STRIP_PIXELS = 2**18
@@ -53,7 +53,7 @@ class Scan:
         format: Pillow's name of its format, such as ``"TIFF"``.
         sizes: height and width of each page, upright.
         bits: 16 if a page has more than 8 bits per sample, else 8.
-        metadata: of the first page.
+        page_metadata: what each page says about itself.
     """
 
     file: Path
@@ -61,8 +61,18 @@ class Scan:
     format: str
     sizes: tuple[tuple[int, int], ...]
     bits: int
-    metadata: Metadata
+    page_metadata: tuple[Metadata, ...]
     _pages: tuple[int, ...]
+
+    @property
+    def metadata(self) -> Metadata:
+        """Of the first page."""
+        return self.page_metadata[0]
+
+    @property
+    def notes(self) -> list[str]:
+        """What had to be left out, in words for users."""
+        return list(dict.fromkeys(note for metadata in self.page_metadata for note in metadata.notes))
 
     def read_page(self, number: int = 0) -> np.ndarray:
         """Grey ``[H, W]`` of a page, sRGB-encoded, upright, uint8 or uint16 over its full range.
@@ -180,13 +190,14 @@ def _open_with_pillow(file: Path, start: bytes, sha256: str) -> Scan:
     if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS:
         _register_heif()
     with _pillow(file) as image:
-        metadata, orientation = read_metadata(image), orientation_of(image)
+        orientation = orientation_of(image)
+        metadata = read_metadata(file, image, orientation=orientation)
         profile = image.info.get("icc_profile")
         if profile and not _profile_space(profile):
             metadata.notes.append("its ICC profile is damaged; its values are taken as sRGB")
         size = (image.height, image.width)
         bits = 16 if image.mode.startswith(("I", "F")) or _png_depth(start) == 16 else 8
-        return Scan(file, sha256, image.format or "", (_turned(size, orientation),), bits, metadata, (0,))
+        return Scan(file, sha256, image.format or "", (_turned(size, orientation),), bits, (metadata,), (0,))
 
 
 def _register_heif() -> None:
@@ -211,10 +222,12 @@ def _open_tiff(file: Path, pages: str, sha256: str) -> Scan:
         parts = [every[index] for index in chosen]
         sizes = tuple(_turned((page.imagelength, page.imagewidth), _tiff_orientation(page)) for page in parts)
         bits = 16 if any(page.bitspersample > 8 for page in parts) else 8
-        metadata = _tiff_metadata(file, parts[0])
+        page_metadata = tuple(_tiff_metadata(file, page, index) for page, index in zip(parts, chosen, strict=True))
     if len(whole) > len(chosen):
-        metadata.notes.append(f"has {len(whole)} pages; only the first is colorized (--pages all takes every page)")
-    return Scan(file, sha256, "TIFF", sizes, bits, metadata, tuple(chosen))
+        page_metadata[0].notes.append(
+            f"has {len(whole)} pages; only the first is colorized (--pages all takes every page)"
+        )
+    return Scan(file, sha256, "TIFF", sizes, bits, page_metadata, tuple(chosen))
 
 
 def _count_directories(file: Path) -> int:
@@ -249,17 +262,23 @@ def _tiff_orientation(page: tifffile.TiffPage) -> int:
     return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
 
 
-def _tiff_metadata(file: Path, page: tifffile.TiffPage) -> Metadata:
-    try:
-        with _pillow(file) as image:
-            metadata = read_metadata(image)
-    except Exception:  # Pillow knows fewer kinds of pixels than tifffile; its tags are then read by the latter
-        metadata = read_tags(page)
-    read_packets(metadata, file, page)
+def _tiff_metadata(file: Path, page: tifffile.TiffPage, index: int) -> Metadata:
+    with file.open("rb") as stream:
+        offset, order, big = tiff_pages(stream)[index]
+        metadata = read_page(stream, offset, order, big=big, orientation=_tiff_orientation(page))
     tag = page.tags.get(34675)
     if tag is not None and not _profile_space(bytes(tag.value)):
         metadata.notes.append("its ICC profile is damaged; its values are taken as sRGB")
     return metadata
+
+
+def orientation_of(image: Image.Image) -> int:
+    """EXIF's orientation, 1 ... 8; 1 if there is none or it can't be read."""
+    try:
+        orientation = int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # decoders raise errors of every type for damaged EXIF
+        return 1
+    return orientation if orientation in range(1, 9) else 1
 
 
 def _turned(size: tuple[int, int], orientation: int) -> tuple[int, int]:

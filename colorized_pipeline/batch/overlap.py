@@ -26,10 +26,9 @@ import torch
 from filelock import FileLock, Timeout
 
 from .._version import __version__
-from ..archive.copies import FORMATS, MAX_XMP, ColourPage, is_deep, write_copy
+from ..archive.copies import FORMATS, ColourPage, is_deep, write_copy
 from ..archive.files import Job, check_inside, output_format, result_files, write_atomically
 from ..archive.labels import Label, build_xmp
-from ..archive.metadata import Metadata
 from ..archive.provenance import Signer
 from ..archive.scans import Scan, hash_file, open_scan, peek_pixels
 from ..diffusion.hints import Hint, describe_hints
@@ -344,7 +343,7 @@ class Batch:
             if len(photo.chroma) == len(photo.prepared):
                 task = self._writers.submit(self._write, photo)
                 self._tasks[task] = lambda future, photo=photo: [  # type: ignore[misc]
-                    self._close(photo.job, future.exception(), photo.scan.metadata.notes)
+                    self._close(photo.job, future.exception(), photo.scan.notes)
                 ]
         return outcomes
 
@@ -507,11 +506,12 @@ class Batch:
         captions[0] += ", most typical"
         chroma = [one.chroma[0] * self.settings.intensity for one in pictures]
         sheet = np.asarray(draw_sheet(self._page(photo, 0), chroma, captions=captions))
-        page = ColourPage(sheet.shape[0], sheet.shape[1], [torch.from_numpy(sheet.copy()).movedim(-1, 0) / 255])
+        strips = [torch.from_numpy(sheet.copy()).movedim(-1, 0) / 255]
         xmp = build_xmp(self._describe(photo, Picture(photo.job.target, [], photo.seeds, self.settings.seed)))
+        page = ColourPage(sheet.shape[0], sheet.shape[1], strips, xmp=xmp)
 
         def write(stream: IO[bytes]) -> None:
-            write_copy(stream, [page], format_name="JPEG", bits=8, metadata=Metadata(), xmp=xmp)
+            write_copy(stream, [page], format_name="JPEG", bits=8)
 
         file = result_files(photo.job.target, copies=len(pictures))[-1]
         self._write_extra(photo, file, write, facts.get("uncertainty"))
@@ -531,7 +531,6 @@ class Batch:
 
     def _write_copy(self, photo: _Open, picture: Picture, facts: Mapping[str, Any]) -> None:
         scan, settings = photo.scan, self.settings
-        xmp = self._label(photo, picture)
 
         def write(stream: IO[bytes]) -> None:
             if self.signer is None:
@@ -553,8 +552,6 @@ class Batch:
                 self._pages(photo, picture),
                 format_name=photo.format_name,
                 bits=scan.bits,
-                metadata=scan.metadata,
-                xmp=xmp,
                 mark=settings.mark,
             )
 
@@ -572,11 +569,13 @@ class Batch:
         )
 
     def _pages(self, photo: _Open, picture: Picture) -> Iterator[ColourPage]:
+        label = self._describe(photo, picture)
         for page, drawn in enumerate(picture.chroma):
             prepared = self._page(photo, page)
             deep = is_deep(photo.format_name, photo.scan.bits)
             strips = self.pipe.show(prepared, drawn, intensity=self.settings.intensity, deep=deep)
-            yield ColourPage(prepared.photo.height, prepared.photo.width, strips)
+            metadata = photo.scan.page_metadata[page]
+            yield ColourPage(prepared.photo.height, prepared.photo.width, strips, metadata, metadata.label(label))
 
     def _describe(self, photo: _Open, picture: Picture) -> Label:
         """A copy's label. A single variant's is that of a run with its own seed, so that this gives the same bytes."""
@@ -601,19 +600,6 @@ class Batch:
                 **({"ReferenceSHA256": hash_file(settings.reference)} if settings.reference else {}),
             },
         )
-
-    def _label(self, photo: _Open, picture: Picture) -> bytes:
-        label, metadata = self._describe(photo, picture), photo.scan.metadata
-        caption = metadata.exif.get(270)  # ImageDescription
-        caption = caption if isinstance(caption, str) else None
-        try:
-            xmp = build_xmp(label, xmp=metadata.xmp, iptc=metadata.iptc, caption=caption)
-            if len(xmp) <= MAX_XMP.get(photo.format_name, len(xmp)):
-                return xmp
-            metadata.notes.append("its XMP is too long for this format and is left out; our label is in")
-        except ValueError as error:
-            metadata.notes.append(f"its {error} and is left out; our label is in")
-        return build_xmp(label, iptc=metadata.iptc, caption=caption)
 
     # The manifest
 
@@ -644,6 +630,7 @@ class Batch:
                 "source_mtime_ns": status.st_mtime_ns,
                 "output_sha256": output_sha256,
                 **(facts or {}),
+                **({"notes": photo.scan.notes} if photo.scan.notes else {}),
                 "settings": self.settings.record(),
                 "seconds": round(time.monotonic() - photo.started, 3),
             }

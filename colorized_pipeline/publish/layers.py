@@ -18,7 +18,6 @@ from PIL import Image
 
 from ..archive.copies import ColourPage, write_copy
 from ..archive.files import write_atomically
-from ..archive.metadata import Metadata
 from ..archive.scans import open_scan, srgb_profile
 from .results import Result, read_colour, to_bytes
 
@@ -145,8 +144,7 @@ def _labelled_png(pixels: np.ndarray, xmp: bytes) -> bytes:
     bits = pixels.dtype.itemsize * 8
     strip = torch.from_numpy(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max).movedim(-1, 0)
     stream = io.BytesIO()
-    page = ColourPage(height, width, [strip])
-    write_copy(stream, [page], format_name="PNG", bits=bits, metadata=Metadata(), xmp=xmp)
+    write_copy(stream, [ColourPage(height, width, [strip], xmp=xmp)], format_name="PNG", bits=bits)
     return stream.getvalue()
 
 

@@ -10,7 +10,6 @@ from PIL import Image, ImageDraw, ImageFont
 from ..archive.copies import ColourPage, draw_mark, mark_mask, write_copy
 from ..archive.files import write_atomically
 from ..archive.labels import CREATOR_TOOL, NOTE
-from ..archive.metadata import Metadata
 from ..archive.scans import open_scan
 from .results import ColourCopy, Result, read_colour, to_bytes
 
@@ -38,8 +37,9 @@ def write_sheet(result: Result, target: Path) -> None:
         if kind == "PDF":
             _write_pdf(stream, picture, copy)
             return
-        page = ColourPage(picture.height, picture.width, [torch.from_numpy(np.array(picture)).movedim(-1, 0) / 255])
-        write_copy(stream, [page], format_name=kind, bits=8, metadata=Metadata(), xmp=copy.xmp)
+        strips = [torch.from_numpy(np.array(picture)).movedim(-1, 0) / 255]
+        page = ColourPage(picture.height, picture.width, strips, xmp=copy.xmp)
+        write_copy(stream, [page], format_name=kind, bits=8)
 
     write_atomically(target, write)
 
