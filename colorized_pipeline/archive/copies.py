@@ -16,7 +16,7 @@ import tifffile
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from .ifd import EXIF, INTEROP, Directory, pack_block, pack_directory
+from .ifd import EXIF, GPS, INTEROP, Directory, pack_block, pack_directory
 from .labels import find_packet, split_xmp, unmapped_iim, with_note
 from .metadata import (
     IMAGE_DESCRIPTION,
@@ -43,6 +43,7 @@ MARK_SIZE = 0.052  # of its letters, against the width of the picture: 13 of 250
 
 # Tags of a page that say how its pixels are stored, or stand in blocks of their own (TIFF 6.0, TIFF/EP, DNG)
 _PIXEL_TAGS = {*range(254, 260), *range(262, 267), *range(277, 285), *range(288, 294), *range(512, 535)}
+_RESOLUTION_TAGS = (282, 283, 296)
 _PIXEL_TAGS |= {273, 274, 296, 301, 317, 318, 319, *range(320, 327), 330, *range(332, 348), 351, 434, 435}
 _PIXEL_TAGS |= {XMP_TAG, IPTC_TAG, PHOTOSHOP_TAG, 34675, 37724, 33421, 33422, 33424, 50838, 50839}
 _PIXEL_TAGS |= {*range(50706, 50782), *range(50827, 50835), *range(51008, 51180), 0xEA1C, 0xEA1D}
@@ -125,7 +126,7 @@ class _Strips:
         self.dtype = np.uint16 if depth == 16 else np.uint8
         self.mask = mark_mask(page.height, page.width) if mark else None
         self.exif, left_out = carried_exif(page)
-        if left_out := [*_not_held(page.metadata, format_name), *left_out]:
+        if left_out := [*_not_held(page.metadata, self.exif, format_name), *left_out]:
             page.metadata.notes.append(f"left out of the copy: {', '.join(left_out)}")
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -205,12 +206,10 @@ def carried_exif(page: ColourPage) -> tuple[Directory, list[str]]:
     elif new.tags.pop(IMAGE_DESCRIPTION, None):
         left_out.append("its ImageDescription, which is written for programs (it stands in the label)")
     if page.metadata.dpi:
-        for code, dpi in zip((282, 283), page.metadata.dpi, strict=True):
+        for code, dpi in zip(_RESOLUTION_TAGS, page.metadata.dpi, strict=False):
             ratio = Fraction(dpi).limit_denominator(10_000)
             new.put(code, 5, ratio.numerator, ratio.denominator)
-        new.put(296, 3, 2)
-    else:
-        new.tags.pop(282, None), new.tags.pop(283, None)
+        new.put(_RESOLUTION_TAGS[2], 3, 2)
     for code, child in old.children.items():
         tags = {tag: value for tag, value in child.tags.items() if tag != _MAKER_NOTE}
         new.children[code] = Directory(tags, dict(child.children))
@@ -218,7 +217,8 @@ def carried_exif(page: ColourPage) -> tuple[Directory, list[str]]:
             left_out.append("the maker's note of its EXIF data")
     if EXIF in new.children:
         photo = new.children[EXIF]
-        photo.children.pop(INTEROP, None) if photo.numbers(_COLOR_SPACE) != (1,) else None
+        if INTEROP in photo.children and photo.children[INTEROP].text(1) == "R03":  # Adobe RGB
+            del photo.children[INTEROP]
         photo.put(_COLOR_SPACE, 3, 1)
         photo.put(_WIDTH, 4, page.width)
         photo.put(_HEIGHT, 4, page.height)
@@ -228,13 +228,11 @@ def carried_exif(page: ColourPage) -> tuple[Directory, list[str]]:
     return new, left_out
 
 
-def _not_held(metadata: Metadata, format_name: str) -> list[str]:
+def _not_held(metadata: Metadata, exif: Directory, format_name: str) -> list[str]:
     """What a page says that a format has no place for, and XMP no word."""
     form, left_out = FORMATS[format_name], []
-    if metadata.exif.children and not form.exif:
-        left_out.append("EXIF and GPS data")
-    elif metadata.exif and not form.exif:
-        left_out.append("EXIF data")
+    if not form.exif and (exif.children or exif.tags.keys() - {IMAGE_DESCRIPTION, *_RESOLUTION_TAGS}):
+        left_out.append("EXIF and GPS data" if GPS in exif.children else "EXIF data")
     if not form.iptc:
         left_out += [f"IPTC record {number}" for number in unmapped_iim(metadata.iptc or b"")]
         left_out += [f"Photoshop resource 0x{n:04x}" for n in metadata.photoshop if n not in RESOURCES_IN_XMP]
@@ -343,7 +341,7 @@ def _write_tiff(stream: IO[bytes], parts: Iterable[_Strips]) -> None:
             blocks[PHOTOSHOP_TAG] = photoshop_block(replace(part.metadata, iptc=None))
             tags = [(code, 1, len(data), data, True) for code, data in blocks.items() if data]
             for code, (kind, data) in part.exif.tags.items():
-                if code not in (282, 283, 296):
+                if code not in _RESOLUTION_TAGS:
                     tags.append((code, 2 if kind == 129 else kind, 0, data, True))
             tags += [(code - 1, 4, 1, 0, True) for code in part.exif.children]
             children.append(part.exif.children)

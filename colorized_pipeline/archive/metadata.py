@@ -151,7 +151,7 @@ def read_metadata(file: Path, image: Image.Image, *, orientation: int = 1) -> Me
     if damage:
         metadata.notes.append(damage)
     if blocks.unknown:
-        metadata.notes.append(f"left out, of unknown meaning: {', '.join(dict.fromkeys(blocks.unknown))}")
+        metadata.notes.append(f"left out, since it can't be understood: {', '.join(dict.fromkeys(blocks.unknown))}")
     try:
         metadata.exif = read_block(blocks.exif) if blocks.exif else Directory()
     except (struct.error, ValueError) as error:
@@ -326,7 +326,10 @@ def _read_png(stream: IO[bytes], blocks: _Blocks) -> None:
             blocks.exif = stream.read(length)
             stream.seek(4, io.SEEK_CUR)
         elif kind in ("tEXt", "zTXt", "iTXt"):
-            _take_png_text(kind, stream.read(length), blocks)
+            try:
+                _take_png_text(kind, stream.read(length), blocks)
+            except (ValueError, zlib.error) as error:
+                blocks.unknown.append(f"a damaged text chunk ({error})")
             stream.seek(4, io.SEEK_CUR)
         else:
             if kind not in _PNG_PIXELS and kind != "pHYs":
@@ -360,7 +363,10 @@ def _inflate(data: bytes) -> bytes:
 
 def _take_raw_profile(kind: str, text: bytes, blocks: _Blocks) -> None:
     """A block of another format in hexadecimal, behind its name and length."""
-    data = bytes.fromhex(text.split(None, 2)[-1].decode("ascii", "replace"))
+    match = re.match(rb"\s*[^\n]*\n\s*\d+\n([\s0-9a-fA-F]*)$", text)
+    if not match:
+        raise ValueError(f"PNG profile {kind}")
+    data = bytes.fromhex(match[1].decode())
     if kind in ("iptc", "8bim"):
         if data.startswith(b"8BIM"):
             blocks.photoshop += data
