@@ -98,7 +98,7 @@ def marked_copy(pixels: np.ndarray) -> np.ndarray:
 
     stream = io.BytesIO()
     page = ColourPage(*pixels.shape[:2], [torch.from_numpy(pixels).movedim(-1, 0) / 255])
-    write_copy(stream, [page], format_name="PNG", bits=8, metadata=Metadata(), xmp=b"<x/>", mark=True)
+    write_copy(stream, [page], format_name="PNG", bits=8, mark=True)
     return np.asarray(Image.open(stream))
 
 
