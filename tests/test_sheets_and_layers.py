@@ -94,7 +94,6 @@ def marked_copy(pixels: np.ndarray) -> np.ndarray:
     import torch
 
     from colorized_pipeline.archive.copies import ColourPage, write_copy
-    from colorized_pipeline.archive.metadata import Metadata
 
     stream = io.BytesIO()
     page = ColourPage(*pixels.shape[:2], [torch.from_numpy(pixels).movedim(-1, 0) / 255])
