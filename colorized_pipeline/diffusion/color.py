@@ -10,6 +10,7 @@ conversions can serve as an independent oracle.
 import math
 import sys
 import threading
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -280,14 +281,41 @@ def _displayable(rgb: torch.Tensor) -> torch.Tensor:
     return ((rgb >= -_GAMUT_TOLERANCE) & (rgb <= 1 + _GAMUT_TOLERANCE)).all(dim=-3)
 
 
-def chroma_to_latents(chroma: torch.Tensor, scale: float) -> torch.Tensor:
-    """Chroma grids a*, b* ``[..., 2, h, w]`` in CIELAB units to what the UNet diffuses, of about unit size."""
-    return chroma / scale
+def chroma_to_latents(
+    chroma: torch.Tensor, scale: float, detail_scales: Sequence[float] | None = None
+) -> torch.Tensor:
+    """Chroma grids a*, b* ``[..., 2, h, w]`` in CIELAB units to what the UNet diffuses, of about unit size.
+
+    Args:
+        scale: a*, b* (with ``detail_scales`` their means over 2 x 2 cells) are divided by it.
+        detail_scales: if given, each 2 x 2 cells become one with 8 channels, by one level of the Haar transform: the
+            means of a* and b*, half the differences of the two rows, of the two columns, and along the diagonals. The
+            first number divides differences of rows and columns, the second those along the diagonals. So the UNet
+            draws a grid twice as fine at the cost of the coarse one.
+
+    Returns:
+        ``[..., 2, h, w]``, or ``[..., 8, h / 2, w / 2]`` with ``detail_scales``.
+    """
+    if detail_scales is None:
+        return chroma / scale
+    edge, diagonal = detail_scales
+    a, b, c, d = F.pixel_unshuffle(chroma, 2).unflatten(-3, (2, 4)).unbind(-3)  # a b over c d
+    means, rows, columns, diagonals = a + b + c + d, a + b - c - d, a - b + c - d, a - b - c + d
+    return torch.cat((means / scale, rows / edge, columns / edge, diagonals / diagonal), dim=-3) / 4
 
 
-def latents_to_chroma(latents: torch.Tensor, scale: float) -> torch.Tensor:
+def latents_to_chroma(
+    latents: torch.Tensor, scale: float, detail_scales: Sequence[float] | None = None
+) -> torch.Tensor:
     """The inverse of :func:`chroma_to_latents`."""
-    return latents * scale
+    if detail_scales is None:
+        return latents * scale
+    edge, diagonal = detail_scales
+    means, rows, columns, diagonals = latents.chunk(4, dim=-3)
+    means, rows, columns, diagonals = means * scale, rows * edge, columns * edge, diagonals * diagonal
+    above, below, across = means + rows, means - rows, (columns + diagonals, columns - diagonals)
+    cells = (above + across[0], above - across[0], below + across[1], below - across[1])
+    return F.pixel_shuffle(torch.stack(cells, dim=-3).flatten(-4, -3), 2)
 
 
 def downsample_chroma(chroma: torch.Tensor, factor: int) -> torch.Tensor:

@@ -72,13 +72,14 @@ class ColorizationPipeline(DiffusionPipeline):
     """Gives grey photos plausible colours by conditional diffusion in CIELAB.
 
     Args:
-        unet: ``UNet2DModel`` with in_channels = luma_factor² (lightness) + K (features of ``image_encoder``) + 2
-            (noisy chroma) and out_channels = 2.
+        unet: ``UNet2DModel`` with in_channels = luma_factor² (lightness) + K (features of ``image_encoder``) + C
+            (noisy chroma) and out_channels = C, where C is 2, or 8 with ``detail_scales``.
         scheduler: the noise schedule that the UNet was trained with. For sampling many of diffusers' do:
             ``pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)``.
         image_encoder: optional frozen transformers vision model with ``hidden_states``, read from the grey photo.
-        luma_factor: lightness pixels per chroma cell along each axis.
+        luma_factor: lightness pixels per cell of the UNet's grid along each axis.
         chroma_scale: a*, b* divided by this are what the diffusion sees.
+        detail_scales: chroma is drawn on a grid twice as fine as the UNet's, see :func:`chroma_to_latents`.
         working_size: shorter side, in pixels, at which the network reads a photo.
         default_steps: number of denoising steps when a call doesn't say.
         default_guidance: guidance scale when a call doesn't say. Above 1 it needs a UNet that was trained with
@@ -107,6 +108,7 @@ class ColorizationPipeline(DiffusionPipeline):
         image_encoder: PreTrainedModel | None = None,
         luma_factor: int = 4,
         chroma_scale: float = 40.0,
+        detail_scales: list[float] | tuple[float, float] | None = None,
         working_size: int = 128,
         default_steps: int = 25,
         default_guidance: float = 1.0,
@@ -120,8 +122,12 @@ class ColorizationPipeline(DiffusionPipeline):
         super().__init__()
         if objective not in ("diffusion", "regression"):
             raise ValueError(f"objective must be 'diffusion' or 'regression', got {objective!r}")
-        if unet.config.out_channels != 2:
-            raise ValueError(f"unet must have out_channels=2 (a*, b*), got {unet.config.out_channels}")
+        channels = 2 if detail_scales is None else 8
+        if unet.config.out_channels != channels:
+            raise ValueError(
+                f"unet must have out_channels={channels} with detail_scales={detail_scales}, got "
+                f"{unet.config.out_channels}"
+            )
         # None and not an empty list where there is none: diffusers' download from the Hub fails on that
         if chroma_spread is not None and (len(chroma_spread) != BANDS or min(chroma_spread) < 0):
             raise ValueError(f"chroma_spread must be {BANDS} numbers of at least 0, or None, got {chroma_spread!r}")
@@ -129,6 +135,7 @@ class ColorizationPipeline(DiffusionPipeline):
         self.register_to_config(
             luma_factor=luma_factor,
             chroma_scale=chroma_scale,
+            detail_scales=None if detail_scales is None else list(detail_scales),
             working_size=working_size,
             default_steps=default_steps,
             default_guidance=default_guidance,
@@ -265,7 +272,7 @@ class ColorizationPipeline(DiffusionPipeline):
             photo if isinstance(photo, Lightness) else read_photo(photo),
             working_size=check_count("working_size", size),
             stride=stride if self.image_encoder is None else math.lcm(stride, _ENCODER_STRIDE),
-            cell=factor,
+            cell=self.chroma_cell,
             borders=borders,
             hints=hints,
         )
@@ -306,7 +313,7 @@ class ColorizationPipeline(DiffusionPipeline):
             predicted = self.predict(torch.zeros(shape, device=device), torch.tensor(0), condition=condition)
             for _ in range(steps if on_step else 0):
                 on_step()  # type: ignore[misc]
-            return latents_to_chroma(predicted.cpu(), self.config.chroma_scale)
+            return self.latents_to_chroma(predicted.cpu())
         scheduler = self.scheduler
         scheduler.set_timesteps(steps, device=device)
         takes_generator = "generator" in inspect.signature(scheduler.step).parameters
@@ -338,7 +345,7 @@ class ColorizationPipeline(DiffusionPipeline):
                 latents, condition = tensors["latents"], tensors["condition"]
             if on_step:
                 on_step()
-        return latents_to_chroma(latents.cpu(), self.config.chroma_scale)
+        return self.latents_to_chroma(latents.cpu())
 
     def show(
         self, prepared: PreparedPhoto, chroma: torch.Tensor, *, intensity: float = 1.0, deep: bool = True
@@ -350,6 +357,19 @@ class ColorizationPipeline(DiffusionPipeline):
             deep: yields float32 sRGB ``[3, rows, W]`` in [0, 1]; else 8-bit ``[rows, W, 4]``, see :func:`compose`.
         """
         return compose(prepared, chroma * intensity, deep=deep)
+
+    @property
+    def chroma_cell(self) -> int:
+        """Edge of a cell of the chroma grid, in pixels at working size."""
+        return self.config.luma_factor // (1 if self.config.detail_scales is None else 2)
+
+    def chroma_to_latents(self, chroma: torch.Tensor) -> torch.Tensor:
+        """:func:`chroma_to_latents` with this pipeline's scales."""
+        return chroma_to_latents(chroma, self.config.chroma_scale, self.config.detail_scales)
+
+    def latents_to_chroma(self, latents: torch.Tensor) -> torch.Tensor:
+        """The inverse of :meth:`chroma_to_latents`."""
+        return latents_to_chroma(latents, self.config.chroma_scale, self.config.detail_scales)
 
     def condition(self, lightness: torch.Tensor) -> torch.Tensor:
         """:func:`encode_lightness` with this pipeline's encoder and config."""
@@ -366,7 +386,7 @@ class ColorizationPipeline(DiffusionPipeline):
     def predict(
         self, noisy: torch.Tensor, timestep: torch.Tensor, *, condition: torch.Tensor, guidance_scale: float = 1.0
     ) -> torch.Tensor:
-        """The network's prediction (v or noise) for noisy chroma ``[B, 2, h, w]``, float32, of the same shape.
+        """The network's prediction (v or noise) for latents ``[B, C, h, w]``, float32, of the same shape.
 
         ``timestep`` is one for all photos, or ``[B]``.
 
@@ -392,7 +412,7 @@ class ColorizationPipeline(DiffusionPipeline):
     def add_posterior_noise(
         self, latents: torch.Tensor, timestep: torch.Tensor, *, generators: Sequence[torch.Generator]
     ) -> torch.Tensor:
-        """Latents ``[B, 2, h, w]`` after the scheduler's step from ``timestep``, with the variance that it leaves out.
+        """Latents ``[B, C, h, w]`` after the scheduler's step from ``timestep``, with the variance that it leaves out.
 
         That is :func:`posterior_noise`, one generator a row. None is added after the last step, with another scheduler
         than DDPM's, or without ``chroma_spread``.
@@ -507,8 +527,7 @@ class ColorizationPipeline(DiffusionPipeline):
         if given is not None:
             nothing = HintMap(torch.zeros_like(given.chroma), torch.zeros_like(given.known))
             targets, shares = zip(*((one or nothing).on_grid(factor) for one in hinted), strict=True)
-            target = chroma_to_latents(torch.stack(targets).to(device), scale)
-            steers.append(HintSteer(target, torch.stack(shares).to(device)))
+            steers.append(HintSteer(torch.stack(targets).to(device) / scale, torch.stack(shares).to(device)))
         return steers[0] if len(steers) == 1 else SteerInTurn(steers)
 
 

@@ -12,8 +12,6 @@ from typing import Any, Protocol
 
 import torch
 
-from .color import chroma_to_latents, latents_to_chroma
-
 _RIDGE = 0.01  # variance, in CIELAB units squared, below which a colour or a lightness counts as constant
 _STRETCH = 1.5  # a step makes a palette so much wider at most: a nearly grey guess has hues that mean nothing
 _SHARE = 0.85  # of the way from a photo's palette to the reference's: halves the distance, docs/measurements/hints.md
@@ -28,7 +26,7 @@ class Steer(Protocol):
     needs_network: bool  # whether it takes derivatives through the network
 
     def __call__(self, clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
-        """The guess ``[B, 2, h, w]`` as it should be; both in units of ``chroma_scale``."""
+        """The guess ``[B, C, h, w]`` as it should be; the first two channels are mean a*, b* over ``chroma_scale``."""
 
 
 class HintSteer:
@@ -46,25 +44,27 @@ class HintSteer:
         self.weight = share / share.sum((2, 3), keepdim=True).clamp(min=1e-6)  # sums to 1 over a hinted photo
 
     def __call__(self, clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
-        error = self.target - clean.detach()
-        moved = clean.detach() + self._follow(clean, noisy, error)
-        return torch.lerp(moved, self.target, self.share)
+        means = clean[:, :2]
+        error = self.target - means.detach()
+        moved = clean.detach() + self._follow(means, noisy, error)
+        hinted = torch.lerp(moved[:, :2], self.target, self.share)
+        return torch.cat((hinted, moved[:, 2:] * (1 - self.share)), dim=1)  # a hint has no detail
 
-    def _follow(self, clean: torch.Tensor, noisy: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
+    def _follow(self, means: torch.Tensor, noisy: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
         """What the whole picture does when its hinted cells move by ``error``: one step of conjugate gradients.
 
         The length of the step is the one that best removes the error, so there is no strength to choose. No cell moves
         further than the hinted ones, and none moves where the network's prediction doesn't point along the error: near
         pure noise it knows nothing.
         """
-        (direction,) = torch.autograd.grad(clean, noisy, self.weight * error)
+        (direction,) = torch.autograd.grad(means, noisy, self.weight * error)
         weighted = self.weight * error
         size = _sum(weighted * error)
-        along = _sum(weighted * direction)
-        there = _sum(self.weight * direction.square())
+        along = _sum(weighted * direction[:, :2])
+        there = _sum(self.weight * direction[:, :2].square())
         agrees = along > _AGREEMENT * (size * there).sqrt()
         move = torch.where(agrees, size / along, 0.0) * direction
-        length = move.norm(dim=1, keepdim=True).clamp(min=1e-9)
+        length = move[:, :2].norm(dim=1, keepdim=True).clamp(min=1e-9)
         return move * (size.sqrt() / length).clamp(max=1)
 
 
@@ -123,7 +123,7 @@ class PaletteSteer:
         self.strength = 1 - (1 - share) ** (1 / steps)
 
     def __call__(self, clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
-        chroma = latents_to_chroma(clean.detach(), self.scale)
+        chroma = clean[:, :2].detach() * self.scale
         own, wanted = fit_palette(self.lightness, chroma), self.palette.to(chroma)
         level = self.lightness.flatten(2)
         left = chroma.flatten(2) - own.offset[..., None] - own.slope[..., None] * level
@@ -134,7 +134,7 @@ class PaletteSteer:
         carried = carried + wanted.offset[..., None] + wanted.slope[..., None] * seen
         known = torch.exp(-((level - seen) / _UNSEEN).square()).reshape(self.lightness.shape)
         change = self.strength * known * (carried.reshape(chroma.shape) - chroma)
-        return clean + chroma_to_latents(change, self.scale)
+        return torch.cat((clean[:, :2] + change / self.scale, clean[:, 2:]), dim=1)
 
 
 def _transport(have: torch.Tensor, want: torch.Tensor) -> torch.Tensor:
@@ -176,7 +176,7 @@ def steered_prediction(
     That ``noisy`` moves along, and not only the guess, carries the correction whole into the next step.
 
     Args:
-        predict: the network, given its condition: noisy chroma ``[B, 2, h, w]`` to its prediction.
+        predict: the network, given its condition: noisy chroma ``[B, C, h, w]`` to its prediction.
         alpha_bar: share of the signal's variance in ``noisy``, 0 (pure noise) to 1.
         prediction_type: the scheduler's: ``"v_prediction"``, ``"epsilon"`` or ``"sample"``.
     """
