@@ -13,6 +13,7 @@ from skimage import data as skimage_data
 from typer.testing import CliRunner, Result
 
 from colorized_pipeline import __version__
+from colorized_pipeline.archive.files import output_format
 from colorized_pipeline.cli import app
 
 
@@ -151,6 +152,26 @@ def test_unknown_ending_is_refused(run) -> None:
     Path("grey.xyz").write_bytes(Path("grey.png").read_bytes())
     result = run("grey.xyz", "-o", "out")
     assert result.exit_code == 1 and "grey.xyz" in result.stderr and "use .png" in result.stderr
+
+
+def test_endings_for_grey_alone_are_not_used_for_colours(run) -> None:
+    Image.open("grey.png").save("scan.pgm")
+    assert run("scan.pgm", "-o", "out").exit_code == 0
+    assert [path.name for path in Path("out").iterdir()] == ["scan.ppm"]
+    assert Path("out/scan.ppm").read_bytes().startswith(b"P6")
+    result = run("grey.png", "-o", "out/colour.pgm")
+    assert result.exit_code == 1 and "colour.pgm: .pgm holds no colours; use .ppm" in result.stderr
+    for name in ("colour.pbm", "colour.pfm", "colour.xyz"):
+        with pytest.raises(ValueError, match=rf"{name}.*use \."):
+            output_format(Path(name))
+
+
+def test_inspect_names_pages_that_are_missing(run) -> None:
+    pages = [Image.open("grey.png"), Image.open("grey.png").rotate(180)]
+    pages[0].save("scan.tif", save_all=True, append_images=pages[1:])
+    assert run("scan.tif", "-o", "colour.tif", "--pages", "first").exit_code == 0
+    lines = CliRunner().invoke(app, ["inspect", "colour.tif", "--source", "scan.tif"]).stdout.splitlines()
+    assert lines[-1] == "page 2: missing in the copy" and "page 1: lightness" in lines[-2]
 
 
 def test_bad_checkpoint_and_device_are_explained(tmp_path: Path, checkpoint: Path) -> None:

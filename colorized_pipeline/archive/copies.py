@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import imagecodecs
 import numpy as np
 import tifffile
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from .ifd import EXIF, GPS, INTEROP, Directory, pack_block, pack_directory
@@ -37,6 +36,9 @@ from .metadata import (
     geo_tags,
 )
 from .scans import full_page, srgb_profile
+
+if TYPE_CHECKING:
+    import torch
 
 MARK = "colorized"
 MARK_SIZE = 0.052  # of its letters, against the width of the picture: 13 of 250 pixels
@@ -67,7 +69,7 @@ class ColourPage:
 
     height: int
     width: int
-    strips: Iterable[torch.Tensor]
+    strips: "Iterable[torch.Tensor]"
     metadata: Metadata = field(default_factory=Metadata)
     xmp: bytes = b""
 
@@ -132,7 +134,7 @@ class _Strips:
     def __iter__(self) -> Iterator[np.ndarray]:
         largest, top = np.iinfo(self.dtype).max, 0
         for rgb in self.page.strips:
-            if rgb.dtype == torch.uint8:
+            if rgb.element_size() == 1:  # uint8
                 strip = rgb.numpy()
             else:
                 strip = (rgb.movedim(0, -1) * largest).round().contiguous().numpy().astype(self.dtype)

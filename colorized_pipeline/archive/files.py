@@ -16,6 +16,7 @@ from .scans import hash_file
 _KEPT_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .jp2 .ppm .pgm .pnm".split())
 # Read, but written as PNG: 256 colours are too few, or no lossless writer is at hand
 _TO_PNG_SUFFIXES = frozenset(".gif .heic .heif .avif".split())
+_GREY_ONLY = {".pgm": ".ppm", ".pbm": ".ppm"}  # their colour relative in the same format
 PHOTO_SUFFIXES = _KEPT_SUFFIXES | _TO_PNG_SUFFIXES
 
 _UMASK = os.umask(0)  # can only be read by setting it, which is not for many threads at once
@@ -155,8 +156,9 @@ def plan_jobs(
 
 
 def result_suffix(name: Path) -> str:
-    """The ending of a photo's result: its own, but PNG where that format can't hold full colour or be written."""
-    return ".png" if name.suffix.lower() in _TO_PNG_SUFFIXES else name.suffix
+    """The ending of a photo's result: its own, but another where that can't hold full colour or be written."""
+    ending = name.suffix.lower()
+    return ".png" if ending in _TO_PNG_SUFFIXES else _GREY_ONLY.get(ending, name.suffix)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -171,7 +173,9 @@ def _identity(path: Path) -> tuple[int, int] | None:
 def output_format(target: Path) -> str:
     """The key of ``FORMATS`` for a file name. Raises ``ValueError`` if its ending names no format for full colour."""
     format_name = Image.registered_extensions().get(target.suffix.lower(), "")
-    if format_name not in FORMATS:
+    if target.suffix.lower() in _GREY_ONLY:
+        raise ValueError(f"{target}: {target.suffix} holds no colours; use {_GREY_ONLY[target.suffix.lower()]}")
+    if format_name not in FORMATS or target.suffix.lower() == ".pfm":  # Pillow would write a .ppm under that name
         raise ValueError(
             f"{target}: can't save colour as {target.suffix or 'a file without ending'}; use .png, .tif or .jpg"
         )

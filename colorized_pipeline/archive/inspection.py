@@ -3,10 +3,8 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
-from ..diffusion.color import gray_to_lightness
 from .copies import read_label
 from .files import write_atomically
 from .labels import DIGITAL_SOURCE_TYPE, read_xmp
@@ -56,21 +54,25 @@ def compare_with_source(photo: Path, label: dict[str, str], source: Path) -> lis
             continue
         mean, largest = _difference(copy.read_page(page), scan.read_page(page))
         lines.append(f"page {page + 1}: lightness L* differs by {mean:.4f} on average, {largest:.4f} at most (of 100)")
+    made, scanned = len(copy.sizes), len(scan.sizes)
+    for page in range(min(made, scanned), max(made, scanned)):
+        lines.append(f"page {page + 1}: missing in the {'copy' if made < scanned else 'scan'}")
     return lines
 
 
 def _difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     """Mean and largest absolute difference of L* of two grey pictures ``[H, W]``, strip by strip."""
+    import torch  # here, so that a label is read without it
+
+    from ..diffusion.color import gray_to_lightness
+
     total, largest, rows = 0.0, 0.0, max(1, 2**18 // first.shape[1])
     for top in range(0, len(first), rows):
-        strips = (_lightness(gray[top : top + rows]) for gray in (first, second))
-        difference = (next(strips) - next(strips)).abs()
+        values = [gray[top : top + rows] / np.float64(np.iinfo(gray.dtype).max) for gray in (first, second)]
+        ours, theirs = (gray_to_lightness(torch.from_numpy(value)) for value in values)
+        difference = (ours - theirs).abs()
         total, largest = total + float(difference.sum()), max(largest, float(difference.max()))
     return total / first.size, largest
-
-
-def _lightness(gray: np.ndarray) -> torch.Tensor:
-    return gray_to_lightness(torch.from_numpy(gray.astype(np.float64) / np.iinfo(gray.dtype).max))
 
 
 def restore_grey(photo: Path, target: Path) -> None:

@@ -17,10 +17,8 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import tifffile
-import torch
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from ..diffusion.color import lightness_to_gray, rgb_to_gray
 from .metadata import Metadata, read_metadata, read_page, tiff_pages
 
 DEFAULT_MAX_MEGAPIXELS = 300
@@ -434,9 +432,18 @@ def _to_gray(pixels: np.ndarray, space: str, *, profile: bytes | None) -> np.nda
             rgb = (1 - ink[..., :3]) * (1 - ink[..., 3:])
         else:
             rgb = strip.astype(np.float32) / np.iinfo(strip.dtype).max
-        value = rgb_to_gray(torch.from_numpy(rgb).movedim(-1, 0))[0]
-        gray[top : top + rows] = (value * _UINT16_MAX).round().numpy()
+        gray[top : top + rows] = _gray_of_rgb(rgb)
     return gray
+
+
+def _gray_of_rgb(rgb: np.ndarray) -> np.ndarray:
+    """sRGB ``[h, w, 3]`` in [0, 1] to uint16 grey ``[h, w]`` of the same lightness."""
+    import torch  # here, so that a file's label is read without it
+
+    from ..diffusion.color import rgb_to_gray
+
+    gray = rgb_to_gray(torch.from_numpy(rgb).movedim(-1, 0))[0]
+    return (gray * _UINT16_MAX).round().numpy().astype(np.uint16)
 
 
 def _convert_grey(values: np.ndarray, profile: bytes | None, transform: str) -> np.ndarray:
@@ -446,8 +453,7 @@ def _convert_grey(values: np.ndarray, profile: bytes | None, transform: str) -> 
     if transform == "rgb":  # grey pixels with an RGB profile: equal parts of its three primaries
         ramp = np.repeat(ramp, 3, axis=-1)
     rgb = _through_profile(np.ascontiguousarray(ramp), profile, transform)
-    gray = rgb_to_gray(torch.from_numpy(rgb).movedim(-1, 0))[0, 0]
-    return (gray * _UINT16_MAX).round().numpy().astype(np.uint16)[values]
+    return _gray_of_rgb(rgb)[0][values]
 
 
 def _through_profile(pixels: np.ndarray, profile: bytes, transform: str) -> np.ndarray:
@@ -481,6 +487,10 @@ def _profile_space(profile: bytes) -> str:
 
 def _lab_table(largest: int) -> np.ndarray:
     """The sRGB grey, uint16, of every L* that 0 ... ``largest`` can encode."""
+    import torch
+
+    from ..diffusion.color import lightness_to_gray
+
     gray = lightness_to_gray(torch.linspace(0, 100, largest + 1, dtype=torch.float64)).clamp(0, 1)
     return (gray * _UINT16_MAX).round().numpy().astype(np.uint16)
 
