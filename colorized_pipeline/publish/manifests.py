@@ -51,7 +51,7 @@ class PhotoFacts:
 
 def find_rights(copy: ColourCopy) -> str | None:
     """The licence or rights statement that a copy's metadata name, as the URI that IIIF wants: http and no query."""
-    for name in ("xmpRights:WebStatement", "cc:license", "dc:rights", "xmpRights:UsageTerms"):
+    for name in ("xmpRights:WebStatement", "cc:license", "dc:rights", "colorized:SourceRights"):
         if found := _RIGHTS.search(copy.label.get(name, "")):
             return rights_uri(found[0])
     return None
@@ -180,7 +180,7 @@ def _thumbnail(photo: PhotoFacts) -> dict[str, Any]:
 
 
 def _statement() -> dict[str, Any]:
-    return {"summary": _words(NOTE), "requiredStatement": {"label": _words("Colours"), "value": _words(NOTE)}}
+    return {"summary": _words(NOTE), "requiredStatement": {"label": _words("About the colours"), "value": _words(NOTE)}}
 
 
 def _words(text: str) -> dict[str, list[str]]:

@@ -48,7 +48,7 @@ class ColourCopy:
     @property
     def title(self) -> str:
         """What the photo is called: its title or headline, else its file's name."""
-        names = ("dc:title", "photoshop:Headline")
+        names = ("dc:title", "photoshop:Headline", "colorized:SourceTitle")
         return next((self.label[name] for name in names if self.label.get(name)), Path(self.source_name).stem)
 
     @property
