@@ -25,6 +25,7 @@ _NAMESPACES = {
     "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
     "dc": "http://purl.org/dc/elements/1.1/",
     "xmp": "http://ns.adobe.com/xap/1.0/",
+    "xmpRights": "http://ns.adobe.com/xap/1.0/rights/",
     "xmpMM": "http://ns.adobe.com/xap/1.0/mm/",
     "xmpNote": "http://ns.adobe.com/xmp/note/",
     "xmpRights": "http://ns.adobe.com/xap/1.0/rights/",
@@ -34,6 +35,7 @@ _NAMESPACES = {
     "Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
     "tiff": "http://ns.adobe.com/tiff/1.0/",
     "exif": "http://ns.adobe.com/exif/1.0/",
+    "cc": "http://creativecommons.org/ns#",
     "crs": "http://ns.adobe.com/camera-raw-settings/1.0/",
     "colorized": "urn:colorized:xmp:1.0:",
 }

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
-from . import checkpoints, colorize, evaluate, inspect, page
+from . import checkpoints, colorize, evaluate, inspect, page, publish
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -33,6 +33,7 @@ def _options(
 _PHOTOS, _CHECKPOINTS = "Photographs", "Checkpoints"
 app.command(rich_help_panel=_PHOTOS)(colorize.colorize)
 app.command(rich_help_panel=_PHOTOS)(inspect.inspect)
+app.command(rich_help_panel=_PHOTOS)(publish.publish)
 app.command("app", rich_help_panel=_PHOTOS)(page.serve_page)
 app.command(rich_help_panel=_CHECKPOINTS)(evaluate.evaluate)
 app.command(rich_help_panel=_CHECKPOINTS)(checkpoints.push)

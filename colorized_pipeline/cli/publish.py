@@ -19,7 +19,9 @@ def publish(
     ],
     base_url: Annotated[
         str,
-        typer.Option(help="Address that the site will have, such as https://archive.example/photos.", show_default=False),
+        typer.Option(
+            help="Address that the site will have, such as https://archive.example/photos.", show_default=False
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for the site: new, or of a site before.", show_default=False)

@@ -180,7 +180,10 @@ def _thumbnail(photo: PhotoFacts) -> dict[str, Any]:
 
 
 def _statement() -> dict[str, Any]:
-    return {"summary": _words(NOTE), "requiredStatement": {"label": _words("About the colours"), "value": _words(NOTE)}}
+    return {
+        "summary": _words(NOTE),
+        "requiredStatement": {"label": _words("About the colours"), "value": _words(NOTE)},
+    }
 
 
 def _words(text: str) -> dict[str, list[str]]:

@@ -140,31 +140,35 @@ def _fetch_image(canvas: _Canvas, folder: Path, stem: str) -> tuple[Path, str]:
         file = folder / known["file"]
         if known["addresses"] == list(canvas.addresses) and file.is_file():
             return file, known["image"]
-    failure: OSError | None = None
+    failures = []
     for address in canvas.addresses:
         try:
-            blocks = _download(address, most=_IMAGE_BYTES)
-            first = next(blocks, b"")
+            file = _save_picture(address, folder / stem)
         except OSError as error:
-            failure = failure or error
+            failures.append(error)
             continue
-        suffix = next((ending for start, ending in _STARTS.items() if first.startswith(start)), None)
-        if suffix is None:
-            failure = failure or OSError(f"{address}: not a picture in a known format")
-            continue
-
-        def write(stream: IO[bytes], first: bytes = first, blocks: Iterator[bytes] = blocks) -> None:
-            stream.write(first)
-            for block in blocks:
-                stream.write(block)
-
-        file = folder / f"{stem}{suffix}"
-        write_atomically(file, write)
         content = json.dumps({"file": file.name, "image": address, "addresses": canvas.addresses}).encode()
-        write_atomically(record, lambda stream: stream.write(content))
+        write_atomically(record, lambda stream, content=content: stream.write(content))
         return file, address
-    assert failure is not None
-    raise failure
+    raise failures[0]
+
+
+def _save_picture(address: str, stem: Path) -> Path:
+    """Write a picture from the web under a name with the ending of its format."""
+    blocks = _download(address, most=_IMAGE_BYTES)
+    first = next(blocks, b"")
+    suffix = next((ending for start, ending in _STARTS.items() if first.startswith(start)), None)
+    if suffix is None:
+        raise OSError(f"{address}: not a picture in a known format")
+
+    def write(stream: IO[bytes]) -> None:
+        stream.write(first)
+        for block in blocks:
+            stream.write(block)
+
+    file = stem.with_name(f"{stem.name}{suffix}")
+    write_atomically(file, write)
+    return file
 
 
 def _canvases(document: dict[str, Any]) -> Iterator[_Canvas]:
