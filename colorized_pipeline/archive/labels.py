@@ -28,7 +28,6 @@ _NAMESPACES = {
     "xmpRights": "http://ns.adobe.com/xap/1.0/rights/",
     "xmpMM": "http://ns.adobe.com/xap/1.0/mm/",
     "xmpNote": "http://ns.adobe.com/xmp/note/",
-    "xmpRights": "http://ns.adobe.com/xap/1.0/rights/",
     "stRef": "http://ns.adobe.com/xap/1.0/sType/ResourceRef#",
     "photoshop": "http://ns.adobe.com/photoshop/1.0/",
     "Iptc4xmpCore": "http://iptc.org/std/Iptc4xmpCore/1.0/xmlns/",
