@@ -70,7 +70,7 @@ def ratios(seconds: Sequence[float], reference: Sequence[float]) -> Spread:
 
 
 def matrix_product() -> tuple[Callable[[], object], float]:
-    """A float32 matrix product, the best a network's sums could run at, and its FLOP."""
+    """A float32 matrix product, the best that a network could run at, and its FLOP."""
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(_EDGE, _EDGE, generator=generator) for _ in range(2))
     return lambda: left @ right, 2.0 * _EDGE**3

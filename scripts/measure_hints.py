@@ -2,9 +2,9 @@
 
 python scripts/measure_hints.py --photos 'photos/*.parquet' --limit 100
 
-Each photo is told the true colour of one disc of 2 % of its area, at a random place. "hint" is the colour error inside
-the disc, "rest" outside of it (CIEDE2000, mean over photos), "seam" the share of photos whose chroma gradient over the
-disc's edge is above the 95th percentile of that over equal circles elsewhere in the same true photo.
+Each photo gets one hint: the true colour of a disc of 2 % of its area, at a random place. "hint" is the colour error
+inside the disc, "rest" outside of it (CIEDE2000, mean over photos), "seam" the share of photos whose chroma gradient
+over the disc's edge is above the 95th percentile of that over equal circles elsewhere in the same true photo.
 """
 
 import argparse
@@ -29,7 +29,7 @@ BATCH = 8
 
 
 class Replacement:
-    """Only the hinted cells of the guess of x_0 are replaced (as in DDNM, Wang et al. 2023): nothing is propagated."""
+    """Only the hinted cells of the predicted x_0 are replaced (as in DDNM, Wang et al. 2023): nothing is propagated."""
 
     needs_network = False
 

@@ -143,7 +143,7 @@ def lab_to_displayable_rgb(lab: torch.Tensor) -> torch.Tensor:
 
 
 class Scratch(threading.local):
-    """Tensors that are used again and again, each thread's its own: memory that is new costs more than sums in it."""
+    """Tensors that are used again and again, each thread's its own: new memory costs more than arithmetic."""
 
     def __init__(self) -> None:
         self._tensors: dict[tuple[str, torch.dtype], torch.Tensor] = {}

@@ -57,7 +57,7 @@ class ColorizationPipelineOutput(BaseOutput):
         variants: of each input all its colourings, from the most typical outwards. ``None`` if one was drawn.
         seeds: of each input the seed of each variant, in the same order: with
             ``generator=[torch.Generator().manual_seed(seed)]`` a call for that photo alone gives that variant (to 6
-            digits: a network's sums depend on the batch a little). ``None`` if one was drawn.
+            digits: a network's last digits depend on the batch). ``None`` if one was drawn.
         uncertainty: of each input a map ``[H, W]`` of how far its variants differ, float32, in ΔE*ab: see
             :func:`spread`; tensors for ``"pt"``, else arrays. ``None`` if not asked for.
     """
@@ -84,7 +84,7 @@ class ColorizationPipeline(DiffusionPipeline):
         default_steps: number of denoising steps when a call doesn't say.
         default_guidance: guidance scale when a call doesn't say. Above 1 it needs a UNet that was trained with
             condition dropout.
-        chroma_spread: standard deviation of a photo's chroma around what the network guesses from pure noise, over
+        chroma_spread: standard deviation of a photo's chroma around what the network predicts from pure noise, over
             ``chroma_scale``, in each of 6 bands of spatial frequency from fine to coarse. With it a DDPM step draws
             from the whole posterior variance, see :func:`posterior_noise`. As measured, or tuned: less in coarse
             bands and more in fine ones came nearer to real photos. ``None``: steps as DDPM's.
@@ -335,7 +335,7 @@ class ColorizationPipeline(DiffusionPipeline):
                     prediction_type=scheduler.config.prediction_type,
                 )
                 latents = latents + (moved - noisy) * (latents.norm() / noisy.norm())
-            # The sampler's sums stay in float32: half precision would add its own noise at every step.
+            # The sampler's arithmetic stays in float32: half precision would add its own noise at every step.
             latents = scheduler.step(predicted, timestep, latents, **extra).prev_sample
             latents = self.add_posterior_noise(latents, timestep, generators=generators)
             if callback_on_step_end:

@@ -1,9 +1,9 @@
 """Steering the reverse diffusion towards what is known of the colours, without retraining.
 
-At each step the network's guess of the clean chroma x_0 is corrected before the sampler uses it. A correction at one
-place moves the others through the network itself: the covariance of x_0 given x_t is sigma_t^2 / sqrt(alpha_bar_t)
-times the Jacobian of the guess (Efron 2011; Song et al. 2023, ΠGDM; Chung et al. 2023, DPS), so one product of the
-Jacobian with the error at the hints says how everything else would move along.
+At each step the network's prediction of the clean chroma x_0 is corrected before the sampler uses it. A correction at
+one place moves the others through the network itself: the covariance of x_0 given x_t is sigma_t^2 / sqrt(alpha_bar_t)
+times the Jacobian of the prediction (Efron 2011; Song et al. 2023, ΠGDM; Chung et al. 2023, DPS). So one product of
+the Jacobian with the error at the hints says how everything else moves along.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import torch
 
 _RIDGE = 0.01  # variance, in CIELAB units squared, below which a colour or a lightness counts as constant
-_STRETCH = 1.5  # a step makes a palette so much wider at most: a nearly grey guess has hues that mean nothing
+_STRETCH = 1.5  # a step makes a palette so much wider at most: the hues of a nearly grey prediction mean nothing
 _SHARE = 0.85  # of the way from a photo's palette to the reference's: halves the distance, docs/measurements/hints.md
 _SEEN = 1.5  # standard deviations of a photo's lightness around its mean, in which its palette holds
-_UNSEEN = 15.0  # L* beyond what a reference shows, at which its palette has lost most of its say
+_UNSEEN = 15.0  # L* beyond what a reference shows, at which its palette has lost most of its weight
 _AGREEMENT = 0.3  # least cosine between the error at the hints and what the network's correction would do there
 
 
@@ -26,7 +26,7 @@ class Steer(Protocol):
     needs_network: bool  # whether it takes derivatives through the network
 
     def __call__(self, clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
-        """The guess ``[B, C, h, w]`` as it should be; the first two channels are mean a*, b* over ``chroma_scale``."""
+        """The prediction ``[B, C, h, w]``, corrected; its first two channels are mean a*, b* over ``chroma_scale``."""
 
 
 class HintSteer:
@@ -111,7 +111,7 @@ class PaletteSteer:
         lightness: L* ``[B, 1, h, w]`` of the cells.
         scale: the pipeline's ``chroma_scale``.
         steps: in how many steps the picture is drawn. Each goes an equal part of what is left of the way.
-        share: of the way that they go together, at a palette that stood still; the network has a say in the rest.
+        share: of the way that they go together, at a palette that stood still; the rest is the network's.
     """
 
     needs_network = False
@@ -173,7 +173,7 @@ def steered_prediction(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The network's prediction and ``noisy``, as they would be with x_0 as ``steer`` makes it and the same noise.
 
-    That ``noisy`` moves along, and not only the guess, carries the correction whole into the next step.
+    That ``noisy`` moves along, and not only the prediction, carries the correction whole into the next step.
 
     Args:
         predict: the network, given its condition: noisy chroma ``[B, C, h, w]`` to its prediction.

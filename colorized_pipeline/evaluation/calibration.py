@@ -1,4 +1,4 @@
-"""Is stated doubt true doubt? Stated spreads against actual errors: ranks and reliability. Knows numbers, not models.
+"""Is the stated uncertainty true? Stated spreads against actual errors: ranks and reliability. No model in here.
 
 A spread is a standard deviation, so it is compared with root mean square errors: if the true colour were one more draw
 from what the variants are drawn from, it would lie ``spread * sqrt(1 + 1 / N)`` from the mean of N variants, root mean
