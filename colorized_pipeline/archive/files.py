@@ -3,8 +3,9 @@
 import errno
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -13,11 +14,19 @@ from PIL import Image
 from .copies import FORMATS
 from .scans import hash_file
 
-_KEPT_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .jp2 .ppm .pgm .pnm".split())
+_KEPT_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .jp2 .ppm .pgm .pbm .pnm".split())
 # Read, but written as PNG: 256 colours are too few, or no lossless writer is at hand
-_TO_PNG_SUFFIXES = frozenset(".gif .heic .heif .avif".split())
+_TO_PNG_SUFFIXES = frozenset(".gif .heic .heif .avif .dib .mpo .jpx .jpf .j2k .j2c".split())
 _GREY_ONLY = {".pgm": ".ppm", ".pbm": ".ppm"}  # their colour relative in the same format
 PHOTO_SUFFIXES = _KEPT_SUFFIXES | _TO_PNG_SUFFIXES
+# No finished pictures, or none that we read: cameras' raw files, layered documents, pages, and JPEG XL
+_UNREAD_SUFFIXES = frozenset(
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .iiq .k25 .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 "
+    ".rwl .sr2 .srf .srw .x3f .psd .psb .xcf .kra .ora .afphoto .ai .eps .pdf .djvu .svg .jxl".split()
+)
+_SYSTEM_FOLDERS = frozenset("@eadir @recycle #recycle #snapshot $recycle.bin __macosx thumbs.db".split())
+_SYSTEM_FOLDERS |= {"system volume information", "lost+found", "recycler", "network trash folder"}
+MANIFEST_NAME = "colorized-manifest"  # a folder with a file that begins so is the output of a run
 
 _UMASK = os.umask(0)  # can only be read by setting it, which is not for many threads at once
 os.umask(_UMASK)
@@ -41,14 +50,43 @@ class Job:
 
 @dataclass(frozen=True)
 class Found:
-    """Photos in the inputs, each with its path inside the folder it came from, and links that weren't followed."""
+    """Photos in the inputs, each with its path inside the folder it came from, and notes on what was passed over."""
 
     photos: list[tuple[Path, Path]]
-    links: list[Path]
+    notes: list[str]
+
+
+@dataclass
+class _Passed:
+    """What a walk through a folder passes over."""
+
+    links: list[Path] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
+    outputs: list[Path] = field(default_factory=list)
+    unread: Counter[str] = field(default_factory=Counter)
+
+    def notes(self) -> list[str]:
+        notes = [
+            f"{link}: a link to a folder isn't followed; name the folder itself to include it" for link in self.links
+        ]
+        notes += [
+            f"{folder}: the output of another run is no input; name the folder itself to include it"
+            for folder in self.outputs
+        ]
+        if self.hidden:
+            names = sorted(set(self.hidden))
+            shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+            notes.append(f"{len(self.hidden)} hidden and system files and folders are passed over ({shown})")
+        if self.unread:
+            counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(self.unread.items()))
+            notes.append(f"passed over, since they are no pictures that can be read: {counts}; save them as TIFF")
+        return notes
 
 
 def find_photos(inputs: Sequence[Path], *, recursive: bool = False, output: Path | None = None) -> Found:
     """Files as given, and the photos in each folder by their suffix, sorted.
+
+    Hidden files and folders, those of operating systems and network stores, and results of other runs are passed over.
 
     Args:
         inputs: files and folders. The tree of one folder keeps its names; of several, each is under its own name.
@@ -58,21 +96,30 @@ def find_photos(inputs: Sequence[Path], *, recursive: bool = False, output: Path
         FileNotFoundError: if an input doesn't exist.
         ValueError: if a folder holds no photo.
     """
-    found: dict[Path, Path] = {}
-    links: list[Path] = []
+    found: dict[str, tuple[Path, Path]] = {}
+    passed = _Passed()
     for path in inputs:
         if not _exists(path):
             raise FileNotFoundError(f"{path}: no such file or folder")
         if not path.is_dir():
-            found.setdefault(path, Path(path.name))
+            found.setdefault(_place(path), (path, Path(path.name)))
             continue
         root = Path(path.resolve().name) if recursive and len(inputs) > 1 else Path()
-        inside = _walk(path, output, links) if recursive else [file for file in path.iterdir() if _is_photo(file)]
+        inside = _walk(path, output, passed, recursive=recursive)
         if not inside:
-            raise ValueError(f"{path}: no photo in this folder (known endings: {' '.join(sorted(PHOTO_SUFFIXES))})")
+            raise ValueError(
+                "; ".join(
+                    [f"{path}: no photo in this folder (known: {' '.join(sorted(PHOTO_SUFFIXES))})", *passed.notes()]
+                )
+            )
         for file in sorted(inside):
-            found.setdefault(file, root / file.relative_to(path))
-    return Found(list(found.items()), links)
+            found.setdefault(_place(file), (file, root / file.relative_to(path)))
+    return Found(list(found.values()), passed.notes())
+
+
+def _place(path: Path) -> str:
+    """What is the same for one name written in two ways, ``a.jpg`` and ``/home/me/a.jpg``. Links stay apart."""
+    return os.path.abspath(path)  # noqa: PTH100 (resolve() would follow links)
 
 
 def _exists(path: Path) -> bool:
@@ -82,20 +129,33 @@ def _exists(path: Path) -> bool:
         raise OSError(f"{path}: {error.strerror}; give it a shorter name") from error
 
 
-def _is_photo(file: Path) -> bool:
-    return file.suffix.lower() in PHOTO_SUFFIXES and (file.is_file() or file.is_symlink())
-
-
-def _walk(folder: Path, output: Path | None, links: list[Path]) -> list[Path]:
+def _walk(folder: Path, output: Path | None, passed: _Passed, *, recursive: bool) -> list[Path]:
     results = output.resolve() if output else None
     files: list[Path] = []
     for parent, folders, names in os.walk(folder):
         here = Path(parent)
-        links.extend(here / name for name in folders if (here / name).is_symlink())
-        folders[:] = [
-            name for name in folders if not (here / name).is_symlink() and (here / name).resolve() != results
-        ]
-        files.extend(here / name for name in names if _is_photo(here / name))
+        for name in names:
+            file, suffix = here / name, Path(name).suffix.lower()
+            if suffix not in PHOTO_SUFFIXES | _UNREAD_SUFFIXES or not (file.is_file() or file.is_symlink()):
+                continue
+            if name.startswith("."):
+                passed.hidden.append("._*" if name.startswith("._") else name)
+            elif suffix in _UNREAD_SUFFIXES:
+                passed.unread[suffix] += 1
+            else:
+                files.append(file)
+        entered = []
+        for name in folders if recursive else ():
+            inner = here / name
+            if inner.is_symlink():
+                passed.links.append(inner)
+            elif name.startswith(".") or name.lower() in _SYSTEM_FOLDERS:
+                passed.hidden.append(name)
+            elif inner.resolve() != results and next(inner.glob(f"{MANIFEST_NAME}*.jsonl"), None):
+                passed.outputs.append(inner)
+            elif inner.resolve() != results:
+                entered.append(name)
+        folders[:] = entered
     return files
 
 
@@ -142,17 +202,31 @@ def plan_jobs(
         targets = [output / name.with_suffix(suffix or result_suffix(name)) for name in names]
 
     identities = {identity for source, _ in photos if (identity := _identity(source))}
-    jobs, taken = [], set[Path]()
-    for (source, name), target in zip(photos, targets, strict=True):
-        refusal = ""
-        for file in results(target):
-            if _identity(file) in identities:
-                refusal = f"{file} is one of the inputs; inputs are never overwritten: choose another output"
-            elif file in taken:
-                refusal = f"{file} is the result of another photo of the same name; colorize their folders apart"
-            taken.add(file)
-        jobs.append(Job(source, target, name, refusal))
-    return jobs
+    claims = Counter(file for target in targets for file in results(target))
+    repeated = Counter(name.name for _, name in photos)
+    # Photos whose names stay as they are come first; of the others, those that meet keep their ending in the name
+    kept = [target.name == name.name for (_, name), target in zip(photos, targets, strict=True)]
+    jobs: dict[int, Job] = {}
+    taken: set[Path] = set()
+    for index in sorted(range(len(photos)), key=lambda index: not kept[index]):
+        (source, name), target = photos[index], targets[index]
+        prefix = f"{source.parent.name}-" if repeated[name.name] > 1 else ""
+        longer = target.with_name(f"{prefix}{name.name}" + ("" if prefix and kept[index] else target.suffix))
+        crowded = not kept[index] and any(claims[file] > 1 for file in results(target))
+        choices = [longer] if crowded else [target, longer]
+        choice = next((one for one in choices if taken.isdisjoint(results(one))), choices[0])
+        jobs[index] = Job(source, choice, name, _refusal(results(choice), identities, taken))
+        taken.update(results(choice))
+    return [jobs[index] for index in range(len(photos))]
+
+
+def _refusal(files: Sequence[Path], identities: set[tuple[int, int]], taken: set[Path]) -> str:
+    for file in files:
+        if _identity(file) in identities:
+            return f"{file} is one of the inputs; inputs are never overwritten: choose another output"
+        if file in taken:
+            return f"{file} is the result of another photo of the same name; give the photos different names"
+    return ""
 
 
 def result_suffix(name: Path) -> str:

@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from .._version import __version__
 from ..archive.copies import FORMATS, ColourPage, is_deep, write_copy
-from ..archive.files import Job, check_inside, output_format, result_files, write_atomically
+from ..archive.files import MANIFEST_NAME, Job, check_inside, output_format, result_files, write_atomically
 from ..archive.labels import Label, build_xmp
 from ..archive.provenance import Signer
 from ..archive.scans import Scan, hash_file, open_scan, peek_pixels
@@ -37,7 +37,6 @@ from ..diffusion.pipeline import ColorizationPipeline
 from ..diffusion.variants import order_by_typicality
 from .sheets import draw_map, draw_sheet, spread_map
 
-MANIFEST_NAME = "colorized-manifest"
 _PARTIAL_NAME = ".colorized-partial"
 _OPEN_PIXELS = 4e8  # decoded at one time, unless a single photo is larger
 

@@ -324,8 +324,8 @@ def colorize(
             overwrite=files.overwrite,
             signer=signer,
         )
-        for link in found.links if part.is_first else ():
-            say(f"Note: {link}: a link to a folder isn't followed; name the folder itself to include it")
+        for note in found.notes if part.is_first else ():
+            say(f"Note: {note}")
         counts = _run_batch(batch, part)
 
     if part.is_first:
