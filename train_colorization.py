@@ -6,14 +6,13 @@
 To go on after an interruption run the same command again with ``--resume_from_checkpoint latest``.
 """
 
-import argparse
 import json
 import logging
 import math
 import signal
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,478 +20,278 @@ import diffusers
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
-from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import AutoModel, PreTrainedModel
 
 from colorized_pipeline.diffusion.color import lab_to_rgb, lightness_to_gray
-from colorized_pipeline.diffusion.photo import condition_channels
 from colorized_pipeline.diffusion.pipeline import ColorizationPipeline
 from colorized_pipeline.hub import BackgroundPush, PushError, check_repo_id, open_repo
-from colorized_pipeline.training.data import (
-    ColorizationDataset,
-    JoinedDataset,
-    PhotoSource,
-    StepBatches,
-    collate,
-    derive_seed,
-    hold_out,
-    open_hub_source,
-    open_source,
-)
-from colorized_pipeline.training.losses import (
-    PRESETS,
-    Teacher,
-    build_unet,
+from colorized_pipeline.training.checkpoints import (
     checkpoint_step,
-    diffusion_loss,
-    distillation_loss,
-    drop_condition,
     ema_weights,
     find_checkpoint,
-    learning_rate,
     list_checkpoints,
-    regression_loss,
     save_checkpoint,
     save_pipeline,
 )
+from colorized_pipeline.training.data import (
+    ColorizationDataset,
+    MixBatches,
+    MixedPhotos,
+    RunPhotos,
+    collate,
+    derive_seed,
+    open_photos,
+)
+from colorized_pipeline.training.losses import Objective, draw_timesteps, drop_condition
+from colorized_pipeline.training.networks import build_objective, build_optimizer, build_pipeline, learning_rate
+from colorized_pipeline.training.options import Options, OutputOptions, fixed_on_resume, parse_options
 
 logger = logging.getLogger("train_colorization")
 
 # Streams of random numbers, kept apart by the second part of each seed.
-_NOISE, _VALIDATION, _SAMPLES, _SPLIT, _DROPOUT = 1, 2, 3, 4, 5
-_SAMPLE_STEPS = 25
+_NOISE, _VALIDATION, _SAMPLES, _DROPOUT = 1, 2, 3, 5
+_SAMPLE_STEPS, _SAMPLE_PHOTOS = 25, 24
+_MAX_GRAD_NORM = 1.0
 _STOPPED_PUSH_SECONDS = 20.0  # a run that was told to stop waits so long for its last upload
-_MAX_CHROMA = 110.0  # no colour in sRGB is further from grey along a* or b*
-
-# Flags that must not change when a run is resumed: with another value it would not be the same run.
-_FIXED_ON_RESUME = (
-    "train_batch_size gradient_accumulation_steps seed resolution luma_factor chroma_scale preset image_encoder "
-    "encoder_scale "
-    "objective student_steps teacher_steps teacher_guidance prediction_type beta_schedule num_train_timesteps "
-    "zero_terminal_snr snr_gamma ema_decay "
-    "film_probability extra_data extra_share condition_dropout feature_dropout num_processes"
-).split()
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    add = parser.add_argument
-
-    data = parser.add_argument_group("data (one of --dataset_name and --train_data)")
-    data.add_argument("--dataset_name", help="dataset on the Hub, e.g. user/photos")
-    data.add_argument("--dataset_config_name", help="configuration of the Hub dataset")
-    data.add_argument("--train_split", default="train", help="split of the Hub dataset to train on")
-    data.add_argument("--validation_split", help="split of the Hub dataset for validation")
-    data.add_argument(
-        "--train_data", nargs="+", help="an image folder, the Kaggle arrays' folder, or parquet files (globs allowed)"
-    )
-    data.add_argument("--validation_data", nargs="+", help="the same for validation; by default photos are held out")
-    data.add_argument("--validation_photos", type=int, default=400, help="at most this many; held out at most 10 %%")
-    data.add_argument("--extra_data", nargs="+", help="further photos (as --train_data) that are mixed in by share")
-    data.add_argument("--extra_share", type=float, default=0.2, help="share of --extra_data in the photos seen")
-    data.add_argument("--extra_validation_data", nargs="+", help="photos for a second loss, of --extra_data's kind")
-    data.add_argument("--image_column", default="image", help="column with the photos (Hub and parquet)")
-    data.add_argument("--cache_gib", type=float, default=4.0, help="memory for decoded photos, GiB a process")
-    data.add_argument(
-        "--film_probability", type=float, default=0.35,
-        help="share of training photos seen through a random old film: other emulsions, fading, grain, scratches",
-    )  # fmt: skip
-    data.add_argument("--dataloader_num_workers", type=int, default=0, help="processes that prepare photos")
-
-    model = parser.add_argument_group("model")
-    model.add_argument("--preset", choices=list(PRESETS), default="base", help="size of the UNet")
-    model.add_argument("--resolution", type=int, default=128, help="edge of the training crop, pixels")
-    model.add_argument("--luma_factor", type=int, default=4, help="lightness pixels per chroma cell along each axis")
-    model.add_argument("--chroma_scale", type=float, default=40.0, help="a*, b* are divided by this, CIELAB units")
-    model.add_argument("--image_encoder", help="folder or Hub name of a frozen transformers vision model (optional)")
-    model.add_argument(
-        "--encoder_scale", type=int,
-        help="the image encoder sees each photo enlarged so many times; default: 1, or as --init_from has it",
-    )  # fmt: skip
-    model.add_argument("--encoder_layers", type=int, nargs="+", default=[11, 16], help="its hidden states to use")
-    model.add_argument("--init_from", help="warm-start from this pipeline (folder or Hub name), with its model flags")
-
-    diffusion = parser.add_argument_group("diffusion")
-    diffusion.add_argument(
-        "--objective", choices=["diffusion", "regression", "distillation"], default="diffusion",
-        help="regression: the same network predicts mean chroma in one pass, as a baseline to compare with; "
-        "distillation: a copy of --init_from learns to do its work in fewer steps",
-    )  # fmt: skip
-    diffusion.add_argument(
-        "--student_steps", type=int, default=4, help="denoising steps after --objective distillation"
-    )
-    diffusion.add_argument("--teacher_steps", type=int, default=8, help="of --init_from in distillation; a multiple")
-    diffusion.add_argument(
-        "--teacher_guidance", type=float, help="guidance scale of --init_from in distillation; default: its own"
-    )
-    diffusion.add_argument("--num_train_timesteps", type=int, default=1000, help="T, length of the forward process")
-    diffusion.add_argument(
-        "--beta_schedule", choices=["linear", "scaled_linear", "squaredcos_cap_v2"], default="squaredcos_cap_v2",
-        help="noise schedule; squaredcos_cap_v2 is the cosine one",
-    )  # fmt: skip
-    diffusion.add_argument(
-        "--prediction_type", choices=["v_prediction", "epsilon"], default="v_prediction", help="what the UNet predicts"
-    )
-    diffusion.add_argument(
-        "--zero_terminal_snr", action=argparse.BooleanOptionalAction, default=None,
-        help="rescale the schedule so that x_T is pure noise; on for v_prediction, off for epsilon",
-    )  # fmt: skip
-    diffusion.add_argument("--snr_gamma", type=float, help="min-SNR weighting with this gamma (5 is usual)")
-
-    diffusion.add_argument(
-        "--condition_dropout", type=float, default=0.0,
-        help="share of training photos of which the UNet is told nothing, for guidance against it",
-    )  # fmt: skip
-    diffusion.add_argument(
-        "--feature_dropout", type=float, default=0.0,
-        help="share of training photos of which the UNet is told the lightness but no features of the image encoder",
-    )  # fmt: skip
-
-    optimization = parser.add_argument_group("optimization")
-    optimization.add_argument("--train_batch_size", type=int, default=32, help="photos a process and forward pass")
-    optimization.add_argument("--gradient_accumulation_steps", type=int, default=1, help="forward passes a step")
-    optimization.add_argument("--max_train_steps", type=int, default=10_000, help="optimizer steps in all")
-    optimization.add_argument("--max_train_minutes", type=float, help="stop (resumably) after this many minutes")
-    optimization.add_argument("--learning_rate", type=float, default=5e-4, help="after the warm-up")
-    optimization.add_argument("--lr_warmup_steps", type=int, default=500, help="steps of linear warm-up")
-    optimization.add_argument(
-        "--lr_decay_steps", type=int, help="last steps, with cosine decay to 0; default: all after the warm-up"
-    )
-    optimization.add_argument("--weight_decay", type=float, default=1e-2, help="AdamW's")
-    optimization.add_argument("--max_grad_norm", type=float, default=1.0, help="gradients are clipped to this norm")
-    optimization.add_argument("--ema_decay", type=float, default=0.999, help="of the averaged weights, a step")
-    optimization.add_argument("--mixed_precision", choices=["no", "fp16", "bf16"], help="default: accelerate's")
-    add("--seed", type=int, default=0, help="of everything that is drawn")
-
-    output = parser.add_argument_group("output")
-    output.add_argument("--output_dir", default="runs/colorization", help="checkpoints, logs and the final pipeline")
-    output.add_argument("--checkpointing_steps", type=int, default=500, help="steps between checkpoints")
-    output.add_argument("--checkpoints_total_limit", type=int, default=2, help="checkpoints kept")
-    output.add_argument("--resume_from_checkpoint", help="'latest' or a checkpoint folder")
-    output.add_argument("--validation_steps", type=int, default=500, help="steps between validation losses")
-    output.add_argument("--sample_steps", type=int, default=1000, help="steps between contact sheets; 0: none")
-    output.add_argument(
-        "--push_to_hub", action="store_true",
-        help="upload every checkpoint's pipeline, with its card and newest contact sheet, beside the training",
-    )  # fmt: skip
-    output.add_argument(
-        "--hub_model_id", help="repository to push to: user/name; log in by `hf auth login` or HF_TOKEN"
-    )
-    output.add_argument("--hub_private_repo", action="store_true", help="make that repository for its owner only")
-    output.add_argument("--report_to", default="tensorboard", choices=["tensorboard", "none"], help="tracker")
-
-    args = parser.parse_args(argv)
-    if args.zero_terminal_snr is None:
-        args.zero_terminal_snr = args.prediction_type == "v_prediction"
-    if args.lr_decay_steps is None:
-        args.lr_decay_steps = max(0, args.max_train_steps - args.lr_warmup_steps)
-    try:
-        check_args(args)
-    except ValueError as error:
-        parser.error(str(error))
-    return args
-
-
-def check_args(args: argparse.Namespace) -> None:
-    """Refuse what can't work, before anything is loaded. Raises ``ValueError`` with the remedy."""
-    if (args.dataset_name is None) == (args.train_data is None):
-        raise ValueError("give exactly one of --dataset_name and --train_data")
-    if args.validation_split and not args.dataset_name:
-        raise ValueError("--validation_split belongs to --dataset_name; with --train_data use --validation_data")
-    if args.validation_split and args.validation_data:
-        raise ValueError("give --validation_split or --validation_data, not both")
-    if args.objective != "diffusion" and args.snr_gamma is not None:
-        raise ValueError(
-            f"--snr_gamma weights the loss of --objective diffusion, not of {args.objective}; leave it out"
-        )
-    if args.objective == "distillation":
-        check_distillation(args)
-    if min(args.condition_dropout, args.feature_dropout) < 0 or args.condition_dropout + args.feature_dropout >= 1:
-        raise ValueError(
-            f"--condition_dropout {args.condition_dropout} and --feature_dropout {args.feature_dropout} must be at "
-            "least 0 and leave some photos whole (a sum below 1)"
-        )
-    if args.objective != "diffusion" and (args.condition_dropout or args.feature_dropout):
-        raise ValueError(
-            f"--condition_dropout and --feature_dropout serve guidance, which --objective {args.objective} has not"
-        )
-    if args.prediction_type == "epsilon" and args.zero_terminal_snr:
-        raise ValueError(
-            "--zero_terminal_snr needs --prediction_type v_prediction: at SNR 0 the input is the noise, and "
-            "predicting it teaches nothing about the photo"
-        )
-    levels = len(PRESETS[args.preset]["block_out_channels"])
-    stride = args.luma_factor * 2 ** (levels - 1)
-    if args.luma_factor < 1 or args.resolution % stride:
-        raise ValueError(
-            f"--resolution {args.resolution} isn't divisible by {stride} (--luma_factor {args.luma_factor} times the "
-            f"stride of --preset {args.preset})"
-        )
-    if args.init_from and args.image_encoder:
-        raise ValueError("--init_from brings its own image encoder; leave --image_encoder out")
-    if args.encoder_scale is not None and args.encoder_scale < 1:
-        raise ValueError(f"--encoder_scale must be at least 1, got {args.encoder_scale}")
-    if args.push_to_hub != bool(args.hub_model_id) or (args.hub_private_repo and not args.push_to_hub):
-        raise ValueError("--push_to_hub needs --hub_model_id user/name, and the --hub_... flags need --push_to_hub")
-    if args.hub_model_id:
-        check_repo_id(args.hub_model_id)
-    if args.lr_decay_steps + args.lr_warmup_steps > args.max_train_steps:
-        raise ValueError(
-            f"--lr_warmup_steps {args.lr_warmup_steps} and --lr_decay_steps {args.lr_decay_steps} don't fit into "
-            f"--max_train_steps {args.max_train_steps}"
-        )
-    if args.extra_validation_data and not args.extra_data:
-        raise ValueError("--extra_validation_data belongs to --extra_data; give both, or --validation_data alone")
-    if not 0 < args.extra_share < 1:
-        raise ValueError(f"--extra_share {args.extra_share} must lie between 0 and 1")
-    if not 0 <= args.film_probability <= 1:
-        raise ValueError(f"--film_probability {args.film_probability} must lie in [0, 1]")
-    if not 0 <= args.ema_decay < 1:
-        raise ValueError(f"--ema_decay {args.ema_decay} must lie in [0, 1)")
-    if args.mixed_precision == "fp16" and not torch.cuda.is_available():
-        raise ValueError("--mixed_precision fp16 needs a GPU; on this machine use bf16 or no")
-    at_least = dict(
-        train_batch_size=1, gradient_accumulation_steps=1, max_train_steps=1, checkpointing_steps=1,
-        validation_steps=1, checkpoints_total_limit=1, num_train_timesteps=2, validation_photos=1, sample_steps=0,
-        lr_warmup_steps=0, lr_decay_steps=0, dataloader_num_workers=0, seed=0,
-    )  # fmt: skip
-    for name, least in at_least.items():
-        if getattr(args, name) < least:
-            raise ValueError(f"--{name} {getattr(args, name)} must be at least {least}")
-    for name in ("learning_rate", "max_grad_norm", "chroma_scale", "snr_gamma", "max_train_minutes"):
-        value = getattr(args, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"--{name} {value} must be above 0")
-
-
-def check_distillation(args: argparse.Namespace) -> None:
-    """Raises ``ValueError`` if the teacher and its student can't work together."""
-    if not args.init_from:
-        raise ValueError("--objective distillation needs a teacher: give its pipeline by --init_from")
-    if args.prediction_type != "v_prediction":
-        raise ValueError("--objective distillation needs --prediction_type v_prediction: few steps start at SNR 0")
-    if not 1 <= args.student_steps < args.teacher_steps or args.teacher_steps % args.student_steps:
-        raise ValueError(
-            f"--teacher_steps {args.teacher_steps} must be a multiple (2 times or more) of --student_steps "
-            f"{args.student_steps}"
-        )
-    if args.num_train_timesteps % args.teacher_steps:
-        raise ValueError(
-            f"--num_train_timesteps {args.num_train_timesteps} isn't divisible by --teacher_steps {args.teacher_steps}"
-        )
-
-
-def open_sources(args: argparse.Namespace) -> tuple[PhotoSource, PhotoSource | None]:
-    """Training and validation photos; None for the latter when they are to be held out from the former."""
-    if args.dataset_name:
-
-        def load(split: str) -> PhotoSource:
-            return open_hub_source(
-                args.dataset_name, config=args.dataset_config_name, split=split, image_column=args.image_column
-            )
-
-        training = load(args.train_split)
-        if args.validation_split:
-            return training, load(args.validation_split)
-    else:
-        training = open_source(args.train_data, image_column=args.image_column)
-    if args.validation_data:
-        return training, open_source(args.validation_data, image_column=args.image_column)
-    return training, None
 
 
 @dataclass
-class Datasets:
-    """The photos of a run; ``extra`` and ``extra_validation`` are None unless asked for."""
+class Run:
+    """A training run: its parts, and how far it is."""
 
-    training: ColorizationDataset
-    validation: ColorizationDataset
-    extra: ColorizationDataset | None = None
-    extra_validation: ColorizationDataset | None = None
+    options: Options
+    accelerator: Accelerator
+    pipe: ColorizationPipeline
+    objective: Objective
+    photos: RunPhotos
+    unet: Any  # the pipeline's UNet as accelerate prepared it
+    optimizer: torch.optim.Optimizer
+    ema: EMAModel
+    record: dict[str, Any]  # what run.json says
+    state: dict[str, Any]  # what a checkpoint's training_state.json says
+    push: BackgroundPush | None = None
+    started: float = field(default_factory=time.monotonic)
 
+    @property
+    def step(self) -> int:
+        return self.state["step"]
 
-def make_datasets(args: argparse.Namespace, *, luma_factor: int, progress: bool) -> Datasets:
-    def make(source: PhotoSource, indices: Sequence[int] | None = None, *, train: bool) -> ColorizationDataset:
-        dataset = ColorizationDataset(
-            source,
-            resolution=args.resolution,
-            luma_factor=luma_factor,
-            augment=train,
-            film_probability=args.film_probability if train else 0.0,
-            seed=args.seed,
-            indices=indices,
-            cache_bytes=int(args.cache_gib * 2**30),
-            progress=progress,
-        )
-        logger.info("%s: %d photos; %s", "training" if train else "validation", len(dataset), dataset.skipped)
-        return dataset
+    @property
+    def output_dir(self) -> Path:
+        return Path(self.options.output.output_dir)
 
-    def first(source: PhotoSource) -> range:
-        return range(min(args.validation_photos, len(source)))
-
-    training, validation = open_sources(args)
-    if validation is None:
-        held = min(args.validation_photos, max(1, len(training) // 10))
-        kept, held_out = hold_out(len(training), held, seed=derive_seed(args.seed, _SPLIT))
-        made = Datasets(make(training, kept, train=True), make(training, held_out, train=False))
-    else:
-        made = Datasets(make(training, train=True), make(validation, first(validation), train=False))
-    if args.extra_data:
-        made.extra = make(open_source(args.extra_data, image_column=args.image_column), train=True)
-    if args.extra_validation_data:
-        source = open_source(args.extra_validation_data, image_column=args.image_column)
-        made.extra_validation = make(source, first(source), train=False)
-    return made
+    @property
+    def photos_a_step(self) -> int:
+        chosen = self.options.optimization
+        return chosen.train_batch_size * chosen.gradient_accumulation_steps * self.accelerator.num_processes
 
 
-def build_pipeline(args: argparse.Namespace) -> ColorizationPipeline:
-    """The pipeline to train: fresh from the model flags, or the one of ``--init_from``."""
-    scheduler = DDPMScheduler(
-        num_train_timesteps=args.num_train_timesteps,
-        beta_schedule=args.beta_schedule,
-        prediction_type=args.prediction_type,
-        rescale_betas_zero_snr=args.zero_terminal_snr,
-        timestep_spacing="trailing",
-        clip_sample_range=_MAX_CHROMA / args.chroma_scale,
+def train(run: Run) -> None:
+    """The training loop: from the run's step to its last, or until it is stopped."""
+    options, accelerator = run.options.optimization, run.accelerator
+    stopped = catch_stop_signals()
+    bar = tqdm(
+        total=options.max_train_steps, initial=run.step, desc="steps", disable=not accelerator.is_local_main_process
     )
-    if args.init_from:
-        pipe = ColorizationPipeline.from_pretrained(args.init_from)
-        scheduler.register_to_config(clip_sample_range=_MAX_CHROMA / pipe.config.chroma_scale)
-        pipe.register_modules(scheduler=scheduler)
-        if args.encoder_scale is not None:
-            pipe.register_to_config(encoder_scale=args.encoder_scale)
-        if args.objective == "distillation":
-            pipe.register_modules(scheduler=DDIMScheduler.from_config(scheduler.config))
-            pipe.register_to_config(default_steps=args.student_steps, default_guidance=1.0, chroma_spread=None)
-        elif args.objective == "diffusion" and pipe.config.default_guidance != 1 and not args.condition_dropout:
-            logger.warning(
-                "%s is drawn with guidance %g, which training without --condition_dropout slowly spoils; add "
-                "--condition_dropout 0.1", args.init_from, pipe.config.default_guidance,
-            )  # fmt: skip
-        pipe.register_to_config(objective="regression" if args.objective == "regression" else "diffusion")
-        return pipe
-    encoder: PreTrainedModel | None = None
-    if args.image_encoder:
-        encoder = AutoModel.from_pretrained(args.image_encoder, dtype=torch.float32).eval()
-    features = condition_channels(args.luma_factor, encoder, args.encoder_layers) - args.luma_factor**2
-    unet = build_unet(
-        args.preset,
-        luma_factor=args.luma_factor,
-        feature_channels=features,
-        sample_size=args.resolution // args.luma_factor,
-    )
-    return ColorizationPipeline(
-        unet=unet,
-        scheduler=scheduler,
-        image_encoder=encoder,
-        luma_factor=args.luma_factor,
-        chroma_scale=args.chroma_scale,
-        working_size=args.resolution,
-        encoder_layers=tuple(args.encoder_layers),
-        encoder_scale=args.encoder_scale or 1,
-        objective=args.objective,
-    )
+    mean_loss = 0.0
+    for number, batch in training_batches(run):
+        chroma, condition = prepare(run, batch)  # [B, 2, r, r], [B, C, r, r]
+        condition = hide_some(run, condition, number)
+        noise, timesteps = draw_noise(run, chroma, _NOISE, number, accelerator.process_index)
+        with accelerator.accumulate(run.unet):
+            loss = compute_loss(run.objective, run.unet, chroma, condition, noise, timesteps)
+            accelerator.backward(loss)
+            mean_loss += loss.item() / options.gradient_accumulation_steps
+            if accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(run.unet.parameters(), _MAX_GRAD_NORM)
+                set_learning_rate(run)
+            run.optimizer.step()
+            run.optimizer.zero_grad()
+        if not accelerator.sync_gradients:
+            continue
+
+        run.state["step"] += 1
+        run.ema.step(run.pipe.unet.parameters())
+        report_step(run, bar, mean_loss)
+        mean_loss = 0.0
+
+        minutes = (time.monotonic() - run.started) / 60
+        out_of_time = options.max_train_minutes is not None and minutes > options.max_train_minutes
+        stopping = any_process(accelerator, bool(stopped or out_of_time))
+        last = run.step == options.max_train_steps
+        if run.step % run.options.output.validation_steps == 0 or last:
+            validate(run)
+        if run.step % run.options.output.checkpointing_steps == 0 or last or stopping:
+            save(run)
+        if stopping and not last:
+            break
+    bar.close()
+    accelerator.end_training()
+    finish(run, stopped)
 
 
-def make_teacher(args: argparse.Namespace, accelerator: Accelerator) -> Teacher:
-    """The frozen network of ``--init_from``, with its guidance, as what the student must reach."""
-    pipe = ColorizationPipeline.from_pretrained(args.init_from)
-    kind = pipe.scheduler.config.prediction_type
-    if pipe.config.objective != "diffusion" or kind != "v_prediction":
-        raise SystemExit(
-            f"--init_from {args.init_from} can't teach: its objective is {pipe.config.objective}, it predicts {kind}; "
-            "--objective distillation needs a diffusion checkpoint with v_prediction"
-        )
-    pipe.unet.to(accelerator.device).eval().requires_grad_(False)
-    scale = pipe.config.default_guidance if args.teacher_guidance is None else args.teacher_guidance
-
-    def predict(noisy: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        with accelerator.autocast():
-            return pipe.predict(noisy, timesteps, condition=condition, guidance_scale=scale)
-
-    return Teacher(predict, student_steps=args.student_steps, teacher_steps=args.teacher_steps)
-
-
-def draw_noise(shape: torch.Size, train_timesteps: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Standard normal noise of ``shape`` and timesteps ``[B]``, spread evenly over [0, T) from a random start.
-
-    The even spread (Kingma et al. 2021, appendix I.1) leaves each timestep uniform and lowers the loss's variance.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(shape, generator=generator)
-    spread = (torch.rand(1, generator=generator) + torch.arange(shape[0]) / shape[0]) % 1
-    return noise, (spread * train_timesteps).long()
-
-
-def objective_loss(
-    pipe: ColorizationPipeline,
+def compute_loss(
+    objective: Objective,
     unet: Any,
-    *,
     chroma: torch.Tensor,
     condition: torch.Tensor,
     noise: torch.Tensor,
     timesteps: torch.Tensor,
-    snr_gamma: float | None = None,
-    teacher: Teacher | None = None,
 ) -> torch.Tensor:
-    """The loss of the run's objective: :func:`diffusion_loss`, or with a teacher :func:`distillation_loss`, or the
-    baseline's :func:`regression_loss`."""
+    """One training step's loss: add noise, predict, compare."""
+    noisy, at = objective.add_noise(chroma, noise, timesteps)
+    predicted = unet(torch.cat((condition, noisy), dim=1), at).sample.float()
+    target = objective.target(chroma=chroma, noise=noise, noisy=noisy, at=at, condition=condition)
+    return objective.loss(predicted, target, at)
 
-    def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return unet(x, t).sample
 
-    if pipe.config.objective == "regression":
-        return regression_loss(predict, chroma=chroma, condition=condition)
-    given = dict(chroma=chroma, condition=condition, noise=noise, timesteps=timesteps)
-    if teacher is not None:
-        return distillation_loss(predict, teacher, pipe.scheduler, **given)
-    return diffusion_loss(predict, pipe.scheduler, **given, snr_gamma=snr_gamma)
+def prepare(run: Run, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch of photos as what is diffused ``[B, 2, r, r]`` and what the network is told of them ``[B, C, r, r]``."""
+    lightness = batch["lightness"].to(run.accelerator.device)  # [B, 1, R, R], L* in [0, 100]
+    chroma = run.pipe.chroma_to_latents(batch["chroma"].to(run.accelerator.device))
+    with torch.no_grad(), run.accelerator.autocast():
+        return chroma, run.pipe.condition(lightness).float()
+
+
+def draw_noise(run: Run, chroma: torch.Tensor, *stream: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Standard normal noise like ``chroma`` and a timestep for each photo, from the seed of this place in the run."""
+    generator = torch.Generator().manual_seed(derive_seed(run.options.optimization.seed, *stream))
+    noise = torch.randn(chroma.shape, generator=generator)
+    length = run.pipe.scheduler.config.num_train_timesteps
+    timesteps = draw_timesteps(len(chroma), length, generator=generator)
+    return noise.to(chroma.device), timesteps.to(chroma.device)
+
+
+def hide_some(run: Run, condition: torch.Tensor, number: int) -> torch.Tensor:
+    """The condition, hidden for the shares of photos that guidance needs."""
+    options = run.options.objective
+    if not (options.condition_dropout or options.feature_dropout):
+        return condition
+    seed = derive_seed(run.options.optimization.seed, _DROPOUT, number, run.accelerator.process_index)
+    return drop_condition(
+        condition,
+        torch.rand(len(condition), generator=torch.Generator().manual_seed(seed)).to(condition.device),
+        luma_channels=run.pipe.config.luma_factor**2,
+        everything=options.condition_dropout,
+        features=options.feature_dropout,
+    )
+
+
+def training_batches(run: Run) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+    """Batches with their numbers, from the run's step on."""
+    options = run.options.optimization
+    batches = MixBatches(
+        [len(dataset) for dataset in run.photos.training.values()],
+        weights=list(run.photos.weights.values()),
+        batch_size=options.train_batch_size,
+        start=run.step * options.gradient_accumulation_steps,
+        stop=options.max_train_steps * options.gradient_accumulation_steps,
+        seed=options.seed,
+        rank=run.accelerator.process_index,
+        world=run.accelerator.num_processes,
+    )
+    loader = DataLoader(
+        MixedPhotos(list(run.photos.training.values())), batch_sampler=batches, collate_fn=collate,
+        num_workers=run.options.data.dataloader_num_workers, pin_memory=run.accelerator.device.type == "cuda",
+    )  # fmt: skip
+    return enumerate(loader, start=batches.start)
+
+
+def set_learning_rate(run: Run) -> None:
+    options = run.options.optimization
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(
+            run.step,
+            base=options.learning_rate,
+            warmup=options.lr_warmup_steps,
+            decay=options.lr_decay_steps or 0,
+            total=options.max_train_steps,
+        )
+
+
+def report_step(run: Run, bar: tqdm, loss: float) -> None:
+    if not math.isfinite(loss):
+        raise RuntimeError(f"loss {loss} at step {run.step}; lower --learning_rate or use --mixed_precision no")
+    bar.update()
+    bar.set_postfix(loss=f"{loss:.4f}")
+    run.accelerator.log({"loss": loss, "learning_rate": run.optimizer.param_groups[0]["lr"]}, step=run.step)
+
+
+def validate(run: Run) -> None:
+    """Validation losses of the averaged weights, by source; a contact sheet; the best pipeline so far."""
+    with ema_weights(run.ema, run.pipe.unet):
+        run.pipe.unet.eval()
+        by_source = {name: validation_loss(run, dataset) for name, dataset in run.photos.validation.items()}
+        losses = {"loss": mixed(run, by_source)}
+        if run.options.data.film_probability:
+            losses["film_loss"] = mixed(
+                run,
+                {name: validation_loss(run, one.through_film()) for name, one in run.photos.validation.items()},
+            )
+        if run.accelerator.is_main_process:
+            save_contact_sheet(run)
+        if losses["loss"] < run.state.get("best_loss", math.inf):
+            run.state["best_loss"] = losses["loss"]
+            if run.accelerator.is_main_process:
+                save_pipeline(run.pipe, run.output_dir / "best")
+        run.pipe.unet.train()
+    named = {f"validation_{name}": value for name, value in losses.items()}
+    run.accelerator.log(named | {f"validation_loss/{name}": one for name, one in by_source.items()}, step=run.step)
+    shown = ", ".join(
+        f"{name} {value:.5f}" for name, value in {**losses, **(by_source if len(by_source) > 1 else {})}.items()
+    )
+    seen = run.step * run.photos_a_step
+    logger.info("step %d, %d photos seen: validation %s", run.step, seen, shown)
+    if run.accelerator.is_main_process:
+        seconds = round(time.monotonic() - run.started)
+        row = {"step": run.step, "photos_seen": seen, **losses, "by_source": by_source, "seconds": seconds}
+        with (run.output_dir / "validation.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def mixed(run: Run, losses: dict[str, float]) -> float:
+    """The mean of the sources' losses by their weights in training."""
+    return sum(run.photos.weights[name] * loss for name, loss in losses.items())
 
 
 @torch.no_grad()
-def validation_loss(
-    args: argparse.Namespace,
-    accelerator: Accelerator,
-    pipe: ColorizationPipeline,
-    unet: Any,
-    dataset: Any,
-    teacher: Teacher | None = None,
-) -> float:
-    """Mean loss over the validation photos on noise and timesteps that are the same at every call; never weighted."""
-    batches = range(0, len(dataset), args.train_batch_size)
+def validation_loss(run: Run, dataset: ColorizationDataset) -> float:
+    """Mean loss over the photos, on noise and timesteps that are the same at every call; never weighted."""
+    accelerator, size = run.accelerator, run.options.optimization.train_batch_size
     total = 0.0
-    for number, start in enumerate(batches):
+    for number, start in enumerate(range(0, len(dataset), size)):
         if number % accelerator.num_processes != accelerator.process_index:
             continue
-        batch = collate([dataset[0, i] for i in range(start, min(start + args.train_batch_size, len(dataset)))])
-        chroma = batch["chroma"].to(accelerator.device) / pipe.config.chroma_scale
-        noise, timesteps = draw_noise(
-            chroma.shape, pipe.scheduler.config.num_train_timesteps, derive_seed(args.seed, _VALIDATION, number)
-        )
-        with accelerator.autocast():
-            condition = pipe.condition(batch["lightness"].to(accelerator.device))
-        loss = objective_loss(
-            pipe,
-            unet,
-            chroma=chroma,
-            condition=condition.float(),
-            noise=noise.to(chroma.device),
-            timesteps=timesteps.to(chroma.device),
-            teacher=teacher,
-        )
+        batch = collate([dataset[0, index] for index in range(start, min(start + size, len(dataset)))])
+        chroma, condition = prepare(run, batch)
+        noise, timesteps = draw_noise(run, chroma, _VALIDATION, number)
+        loss = compute_loss(run.objective.unweighted(), run.pipe.unet, chroma, condition, noise, timesteps)
         total += loss.item() * len(chroma)
     return accelerator.reduce(torch.tensor(total, device=accelerator.device), "sum").item() / len(dataset)
 
 
+def save_contact_sheet(run: Run) -> None:
+    """Every ``--sample_steps`` steps, validation photos of all sources as triples grey, result, truth."""
+    if not run.options.output.sample_steps or run.step % run.options.output.sample_steps:
+        return
+    sets = list(run.photos.validation.values())
+    truths = [lab for dataset in sets for lab in spread_photos(dataset, math.ceil(_SAMPLE_PHOTOS / len(sets)))]
+    (run.output_dir / "samples").mkdir(exist_ok=True)
+    sheet = contact_sheet(run.pipe, truths, seed=run.options.optimization.seed)
+    sheet.save(run.output_dir / "samples" / f"step-{run.step:07d}.png")
+
+
+def spread_photos(dataset: ColorizationDataset, count: int) -> list[torch.Tensor]:
+    """At most ``count`` photos, spread evenly over the set: CIELAB ``[3, R, R]``."""
+    return [dataset.lab(len(dataset) * number // count) for number in range(min(count, len(dataset)))]
+
+
 @torch.no_grad()
-def contact_sheet(pipe: ColorizationPipeline, dataset: ColorizationDataset, *, photos: int, seed: int) -> Image.Image:
-    """Validation photos as triples grey, result, truth, four triples to a row."""
-    chosen = [len(dataset) * i // photos for i in range(min(photos, len(dataset)))]
-    truths = [dataset.lab(index) for index in chosen]
+def contact_sheet(pipe: ColorizationPipeline, truths: list[torch.Tensor], *, seed: int) -> Image.Image:
+    """Triples grey, result, truth, four to a row, of CIELAB photos ``[3, R, R]``."""
     grays = [lightness_to_gray(lab[:1]) for lab in truths]
     generator = torch.Generator().manual_seed(derive_seed(seed, _SAMPLES))
     steps = min(_SAMPLE_STEPS, pipe.config.default_steps)
@@ -507,221 +306,36 @@ def contact_sheet(pipe: ColorizationPipeline, dataset: ColorizationDataset, *, p
     return Image.fromarray((sheet * 255).round().to(torch.uint8).numpy())
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for library in ("accelerate", "httpx", "httpx2"):
-        logging.getLogger(library).setLevel(logging.WARNING)
-    started = time.monotonic()
+def save(run: Run) -> None:
+    """A checkpoint, and its pipeline to the Hub if that was asked for."""
+    seen = run.step * run.photos_a_step
+    saved = {**run.record, **run.state, "photos_seen": seen}
+    save_checkpoint(run.accelerator, run.output_dir, saved, limit=run.options.output.checkpoints_total_limit)
+    if run.push:
+        last = run.options.optimization.max_train_steps
+        with ema_weights(run.ema, run.pipe.unet):
+            run.push.push(run.pipe, f"Step {run.step} of {last}, {seen} photos seen")
 
-    # 1. Devices, processes, precision
-    output_dir = Path(args.output_dir)
-    accelerator = Accelerator(
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
-        mixed_precision=args.mixed_precision,
-        log_with=None if args.report_to == "none" else args.report_to,
-        project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "logs")),
-    )
-    if not accelerator.is_main_process:
-        logger.setLevel(logging.ERROR)
-        diffusers.utils.logging.set_verbosity_error()
-    run = {**vars(args), "num_processes": accelerator.num_processes}
-    checkpoint = find_checkpoint(output_dir, args.resume_from_checkpoint) if args.resume_from_checkpoint else None
-    state: dict[str, Any] = json.loads((checkpoint / "training_state.json").read_text()) if checkpoint else {"step": 0}
-    refuse_overwriting(output_dir, run, state, resuming=args.resume_from_checkpoint is not None)
-    background: BackgroundPush | None = None
-    if args.push_to_hub and accelerator.is_main_process:
-        background = open_background_push(args, output_dir)
 
-    # 2. Model, then photos: a wrong flag shows before the long reading
-    set_seed(args.seed)
-    pipe = build_pipeline(args)
-    pipe.set_progress_bar_config(disable=True)
-    unet = pipe.unet.train().requires_grad_(True)
-    if pipe.image_encoder is not None:
-        # Depthwise convolutions run 1.5 x as fast with channels last on a CPU (measured); the result is the same.
-        pipe.image_encoder.to(accelerator.device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    teacher = make_teacher(args, accelerator) if args.objective == "distillation" else None
-    photos = make_datasets(args, luma_factor=pipe.config.luma_factor, progress=accelerator.is_local_main_process)
+def finish(run: Run, stopped: list[int]) -> None:
+    """Save the pipeline with averaged weights in the run's folder, and wait for uploads."""
+    if run.accelerator.is_main_process:
+        with ema_weights(run.ema, run.pipe.unet):
+            run.pipe.save_pretrained(run.output_dir)
+        last = run.options.optimization.max_train_steps
+        logger.info("step %d of %d; the pipeline is in %s", run.step, last, run.output_dir)
+    if run.push:
+        run.push.finish(_STOPPED_PUSH_SECONDS if stopped else None)
+    if stopped:
+        raise SystemExit(128 + stopped[0])
 
-    # 3. Optimizer and averaged weights
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
-    unet, optimizer = accelerator.prepare(unet, optimizer)
-    bare_unet = accelerator.unwrap_model(unet, keep_torch_compile=False)
-    pipe.unet = bare_unet
-    ema = EMAModel(bare_unet.parameters(), decay=args.ema_decay, use_ema_warmup=True, power=0.75)
-    ema.to(accelerator.device)
-    accelerator.register_for_checkpointing(ema)
 
-    # 4. Where an earlier run stopped
-    if checkpoint:
-        accelerator.load_state(str(checkpoint))
-        logger.info("resumed from %s", checkpoint)
-    step = state["step"]
-    photos_a_step = args.train_batch_size * args.gradient_accumulation_steps * accelerator.num_processes
-    if accelerator.is_main_process:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        (output_dir / "run.json").write_text(json.dumps(run, indent=2))
-        if args.report_to != "none":
-            plain = {name: value for name, value in run.items() if isinstance(value, (int, float, str))}
-            accelerator.init_trackers("train", config=plain)
-    logger.info(
-        "%.1f M trainable parameters, %d input channels; %d photos a step; steps %d to %d; run settings in %s",
-        sum(p.numel() for p in bare_unet.parameters()) / 1e6, bare_unet.config.in_channels, photos_a_step, step,
-        args.max_train_steps, output_dir / "run.json",
-    )  # fmt: skip
-
-    batches = StepBatches(
-        len(photos.training),
-        batch_size=args.train_batch_size,
-        start=step * args.gradient_accumulation_steps,
-        stop=args.max_train_steps * args.gradient_accumulation_steps,
-        seed=args.seed,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-        extra=len(photos.extra) if photos.extra else 0,
-        extra_share=args.extra_share,
-    )
-    loader = DataLoader(
-        JoinedDataset(photos.training, photos.extra) if photos.extra else photos.training, batch_sampler=batches,
-        collate_fn=collate, num_workers=args.dataloader_num_workers, pin_memory=accelerator.device.type == "cuda",
-    )  # fmt: skip
-    stop_signals: list[int] = []
+def catch_stop_signals() -> list[int]:
+    """A list that SIGTERM and SIGINT are appended to from now on, so that the loop can end in good order."""
+    caught: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda caught, _frame: stop_signals.append(caught))
-
-    def save() -> None:
-        saved = {**run, **state, "step": step, "photos_seen": step * photos_a_step}
-        save_checkpoint(accelerator, output_dir, saved, limit=args.checkpoints_total_limit)
-        if background:
-            with ema_weights(ema, bare_unet):
-                background.push(pipe, f"Step {step} of {args.max_train_steps}, {step * photos_a_step} photos seen")
-
-    def validate() -> None:
-        with ema_weights(ema, bare_unet):
-            bare_unet.eval()
-            sets = {"loss": photos.validation}
-            if args.film_probability:
-                sets["film_loss"] = photos.validation.through_film()
-            if photos.extra_validation:
-                sets["extra_loss"] = photos.extra_validation
-            losses = {
-                name: validation_loss(args, accelerator, pipe, bare_unet, one, teacher) for name, one in sets.items()
-            }
-            if accelerator.is_main_process and args.sample_steps and step % args.sample_steps == 0:
-                sheet = contact_sheet(pipe, photos.validation, photos=24, seed=args.seed)
-                (output_dir / "samples").mkdir(exist_ok=True)
-                sheet.save(output_dir / "samples" / f"step-{step:07d}.png")
-            if losses["loss"] < state.get("best_loss", math.inf):
-                state["best_loss"] = losses["loss"]
-                if accelerator.is_main_process:
-                    save_pipeline(pipe, output_dir / "best")
-            bare_unet.train()
-        accelerator.log({f"validation_{name}": value for name, value in losses.items()}, step=step)
-        shown = ", ".join(f"{name} {value:.5f}" for name, value in losses.items())
-        logger.info("step %d, %d photos seen: validation %s", step, step * photos_a_step, shown)
-        if accelerator.is_main_process:
-            with (output_dir / "validation.jsonl").open("a") as file:
-                seconds = round(time.monotonic() - started)
-                row = {"step": step, "photos_seen": step * photos_a_step, **losses, "seconds": seconds}
-                file.write(json.dumps(row) + "\n")
-
-    # 5. The training loop
-    bar = tqdm(total=args.max_train_steps, initial=step, desc="steps", disable=not accelerator.is_local_main_process)
-    micro = batches.start
-    mean_loss = 0.0
-    for batch in loader:
-        lightness = batch["lightness"].to(accelerator.device)  # [B, 1, R, R], L* in [0, 100]
-        chroma = batch["chroma"].to(accelerator.device) / pipe.config.chroma_scale  # [B, 2, r, r]
-        noise, timesteps = draw_noise(
-            chroma.shape,
-            pipe.scheduler.config.num_train_timesteps,
-            derive_seed(args.seed, _NOISE, micro, accelerator.process_index),
-        )
-        with torch.no_grad(), accelerator.autocast():
-            condition = pipe.condition(lightness).float()  # [B, C, r, r]
-        if args.condition_dropout or args.feature_dropout:
-            seed = derive_seed(args.seed, _DROPOUT, micro, accelerator.process_index)
-            draws = torch.rand(len(condition), generator=torch.Generator().manual_seed(seed)).to(condition.device)
-            condition = drop_condition(
-                condition,
-                draws,
-                luma_channels=pipe.config.luma_factor**2,
-                everything=args.condition_dropout,
-                features=args.feature_dropout,
-            )
-        with accelerator.accumulate(unet):
-            loss = objective_loss(
-                pipe,
-                unet,
-                chroma=chroma,
-                condition=condition,
-                noise=noise.to(chroma.device),
-                timesteps=timesteps.to(chroma.device),
-                snr_gamma=args.snr_gamma,
-                teacher=teacher,
-            )
-            accelerator.backward(loss)
-            mean_loss += loss.item() / args.gradient_accumulation_steps
-            if accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(unet.parameters(), args.max_grad_norm)
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(
-                        step,
-                        base=args.learning_rate,
-                        warmup=args.lr_warmup_steps,
-                        decay=args.lr_decay_steps,
-                        total=args.max_train_steps,
-                    )
-            optimizer.step()
-            optimizer.zero_grad()
-        micro += 1
-        if not accelerator.sync_gradients:
-            continue
-
-        step += 1
-        ema.step(bare_unet.parameters())
-        if not math.isfinite(mean_loss):
-            raise RuntimeError(f"loss {mean_loss} at step {step}; lower --learning_rate or use --mixed_precision no")
-        bar.update()
-        bar.set_postfix(loss=f"{mean_loss:.4f}")
-        accelerator.log({"loss": mean_loss, "learning_rate": optimizer.param_groups[0]["lr"]}, step=step)
-        mean_loss = 0.0
-
-        out_of_time = args.max_train_minutes and time.monotonic() - started > 60 * args.max_train_minutes
-        stopping = any_process(accelerator, bool(stop_signals or out_of_time))
-        last = step == args.max_train_steps
-        if step % args.validation_steps == 0 or last:
-            validate()
-        if step % args.checkpointing_steps == 0 or last or stopping:
-            save()
-        if stopping and not last:
-            break
-    bar.close()
-    accelerator.end_training()
-
-    # 6. The pipeline, with averaged weights
-    if accelerator.is_main_process:
-        with ema_weights(ema, bare_unet):
-            pipe.save_pretrained(output_dir)
-        logger.info("step %d of %d; the pipeline is in %s", step, args.max_train_steps, output_dir)
-    if background:
-        background.finish(_STOPPED_PUSH_SECONDS if stop_signals else None)
-    return 128 + stop_signals[0] if stop_signals else 0
-
-
-def open_background_push(args: argparse.Namespace, output_dir: Path) -> BackgroundPush:
-    """The repository, made or found before hours of training. Raises ``SystemExit`` if it can't be written to."""
-    advice = "choose another --hub_model_id, or go on with the run that made them by --resume_from_checkpoint latest"
-    try:
-        open_repo(
-            args.hub_model_id,
-            private=args.hub_private_repo,
-            advice_if_used=None if args.resume_from_checkpoint else advice,
-        )
-    except PushError as error:
-        raise SystemExit(f"--push_to_hub: {error}") from None
-    return BackgroundPush(args.hub_model_id, output_dir)
+        signal.signal(number, lambda signum, _frame: caught.append(signum))
+    return caught
 
 
 def any_process(accelerator: Accelerator, flag: bool) -> bool:
@@ -731,19 +345,123 @@ def any_process(accelerator: Accelerator, flag: bool) -> bool:
     return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum").item())
 
 
-def refuse_overwriting(output_dir: Path, run: dict[str, Any], state: dict[str, Any], *, resuming: bool) -> None:
-    """Raises ``SystemExit`` if this run would overwrite another, or isn't the one that it resumes."""
-    existing = list_checkpoints(output_dir)
-    if existing and not resuming:
+def start(options: Options) -> Run:
+    """Build a run's parts, where an earlier one stopped if it is resumed. Raises ``SystemExit`` if that can't be."""
+    output, accelerator = options.output, open_accelerator(options)
+    refuse_overwriting(output)
+    set_seed(options.optimization.seed)
+    try:
+        checkpoint = find_checkpoint(output.output_dir, output.resume_from_checkpoint)
+        state = json.loads((checkpoint / "training_state.json").read_text()) if checkpoint else {"step": 0}
+        # The model before the photos: a wrong option shows before the long reading
+        pipe, options = build_pipeline(options)
+        objective = build_objective(pipe, options, autocast=accelerator.autocast, device=accelerator.device)
+        record = {**options.flat(), "num_processes": accelerator.num_processes}
+        refuse_other_settings(record, state)
+        push = open_background_push(output) if output.push_to_hub and accelerator.is_main_process else None
+        with accelerator.local_main_process_first():
+            photos = open_photos(
+                options.data,
+                resolution=options.model.resolution or 0,
+                luma_factor=pipe.chroma_cell,
+                seed=options.optimization.seed,
+                progress=accelerator.is_local_main_process,
+            )
+    except (ValueError, OSError) as error:
+        raise SystemExit(str(error)) from None
+    record["photos"] = photos.digests()
+    refuse_other_settings(record, state, names=["photos"])
+
+    pipe.set_progress_bar_config(disable=True)
+    unet = pipe.unet.train().requires_grad_(True)
+    if pipe.image_encoder is not None:
+        # Depthwise convolutions run 1.5 x as fast with channels last on a CPU (measured); the result is the same.
+        pipe.image_encoder.to(accelerator.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    unet, optimizer = accelerator.prepare(unet, build_optimizer(unet, options.optimization))
+    pipe.unet = accelerator.unwrap_model(unet, keep_torch_compile=False)
+    ema = EMAModel(pipe.unet.parameters(), decay=options.optimization.ema_decay, use_ema_warmup=True, power=0.75)
+    ema.to(accelerator.device)
+    accelerator.register_for_checkpointing(ema)
+    if checkpoint:
+        accelerator.load_state(str(checkpoint))
+        logger.info("resumed from %s", checkpoint)
+    return Run(options, accelerator, pipe, objective, photos, unet, optimizer, ema, record, state, push)
+
+
+def open_accelerator(options: Options) -> Accelerator:
+    folder, tracker = options.output.output_dir, options.output.report_to
+    accelerator = Accelerator(
+        gradient_accumulation_steps=options.optimization.gradient_accumulation_steps,
+        mixed_precision=options.optimization.mixed_precision,
+        log_with=None if tracker == "none" else tracker,
+        project_config=ProjectConfiguration(project_dir=folder, logging_dir=str(Path(folder) / "logs")),
+    )
+    if not accelerator.is_main_process:
+        logger.setLevel(logging.ERROR)
+        diffusers.utils.logging.set_verbosity_error()
+    return accelerator
+
+
+def refuse_overwriting(output: OutputOptions) -> None:
+    """Raises ``SystemExit`` if the output folder holds a run that isn't resumed."""
+    existing = list_checkpoints(output.output_dir)
+    if existing and not output.resume_from_checkpoint:
         raise SystemExit(
-            f"--output_dir {output_dir} holds a run at step {checkpoint_step(existing[-1])}; go on with it by "
+            f"--output_dir {output.output_dir} holds a run at step {checkpoint_step(existing[-1])}; go on with it by "
             "--resume_from_checkpoint latest, or choose another folder"
         )
-    changed = [name for name in _FIXED_ON_RESUME if name in state and state[name] != run[name]]
+
+
+def refuse_other_settings(record: dict[str, Any], state: dict[str, Any], names: list[str] | None = None) -> None:
+    """Raises ``SystemExit`` if this run isn't the one that it resumes."""
+    names = names or [*fixed_on_resume(), "num_processes"]
+    changed = [name for name in names if name in state and state[name] != record[name]]
     if changed:
-        values = ", ".join(f"{name}: {state[name]} then, {run[name]} now" for name in changed)
+        values = ", ".join(f"{name}: {state[name]} then, {record[name]} now" for name in changed)
         raise SystemExit(f"can't resume with other settings ({values}); use the same, or --init_from in a new folder")
 
 
+def open_background_push(output: OutputOptions) -> BackgroundPush:
+    """The repository, made or found before hours of training. Raises ``SystemExit`` if it can't be written to."""
+    assert output.hub_model_id
+    advice = "choose another --hub_model_id, or go on with the run that made them by --resume_from_checkpoint latest"
+    try:
+        check_repo_id(output.hub_model_id)
+        open_repo(
+            output.hub_model_id,
+            private=output.hub_private_repo,
+            advice_if_used=None if output.resume_from_checkpoint else advice,
+        )
+    except (PushError, ValueError) as error:
+        raise SystemExit(f"--push_to_hub: {error}") from None
+    return BackgroundPush(output.hub_model_id, Path(output.output_dir))
+
+
+def write_record(run: Run) -> None:
+    """The resolved options, in run.json and for the tracker."""
+    if run.accelerator.is_main_process:
+        run.output_dir.mkdir(parents=True, exist_ok=True)
+        (run.output_dir / "run.json").write_text(json.dumps(run.record, indent=2))
+        if run.options.output.report_to != "none":
+            plain = {name: value for name, value in run.record.items() if isinstance(value, (int, float, str))}
+            run.accelerator.init_trackers("train", config=plain)
+    config = run.pipe.unet.config
+    logger.info(
+        "%.1f M trainable parameters, %d input channels; %d photos a step; steps %d to %d; options in %s",
+        sum(p.numel() for p in run.pipe.unet.parameters()) / 1e6, config.in_channels, run.photos_a_step, run.step,
+        run.options.optimization.max_train_steps, run.output_dir / "run.json",
+    )  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = parse_options(argv, description=__doc__)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for library in ("accelerate", "httpx", "httpx2"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    run = start(options)
+    write_record(run)
+    train(run)
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -22,7 +22,8 @@ from colorized_pipeline.diffusion.color import rgb_to_lab
 from colorized_pipeline.evaluation.metrics import delta_e
 from colorized_pipeline.evaluation.report import colorize, hardware, weights_digest
 from colorized_pipeline.export import ExportedUNet, export_unet
-from colorized_pipeline.training.data import ColorizationDataset, open_source
+from colorized_pipeline.training.data import ColorizationDataset
+from colorized_pipeline.training.sources import open_source
 
 PAYS = 1.3  # times as fast as PyTorch in float32, to be worth an option
 

@@ -20,7 +20,8 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
 from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline, __version__
 from colorized_pipeline.evaluation.metrics import Comparison
 from colorized_pipeline.evaluation.report import colorize, hardware, weights_digest
-from colorized_pipeline.training.data import ColorizationDataset, open_source
+from colorized_pipeline.training.data import ColorizationDataset
+from colorized_pipeline.training.sources import open_source
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

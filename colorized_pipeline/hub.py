@@ -30,7 +30,7 @@ from .diffusion import pipeline as pipeline_module
 from .diffusion.color import lightness_to_gray, rgb_to_lab
 from .diffusion.pipeline import CODE_FILES, ColorizationPipeline
 from .loading import load_pipeline
-from .training.losses import list_checkpoints
+from .training.checkpoints import list_checkpoints
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,8 @@ from skimage import data
 from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline
 from colorized_pipeline.diffusion.color import downsample_chroma, fit_gamut, lab_to_rgb, rgb_to_lab
 from colorized_pipeline.evaluation.bound import VariationalBound, mean_and_error, predicted_clean, variational_bound
-from colorized_pipeline.training.data import ColorizationDataset, open_source
+from colorized_pipeline.training.data import ColorizationDataset
+from colorized_pipeline.training.sources import open_source
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

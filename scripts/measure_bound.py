@@ -16,7 +16,8 @@ import numpy as np
 
 from colorized_pipeline import ColorizationPipeline
 from colorized_pipeline.evaluation.report import bound_figures, hardware, weights_digest
-from colorized_pipeline.training.data import ColorizationDataset, open_source
+from colorized_pipeline.training.data import ColorizationDataset
+from colorized_pipeline.training.sources import open_source
 
 
 def point(text: str) -> tuple[int, Path]:

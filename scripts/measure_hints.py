@@ -21,7 +21,8 @@ from colorized_pipeline.diffusion.hints import HintMap
 from colorized_pipeline.diffusion.photo import Lightness
 from colorized_pipeline.diffusion.steering import HintSteer, Steer
 from colorized_pipeline.evaluation.report import weights_digest
-from colorized_pipeline.training.data import ColorizationDataset, open_source
+from colorized_pipeline.training.data import ColorizationDataset
+from colorized_pipeline.training.sources import open_source
 
 AREA = 0.02
 CIRCLES = 40  # of equal size, in the true photo, that an edge's gradient is compared to

@@ -12,7 +12,8 @@ import torch
 
 from colorized_pipeline import load_default
 from colorized_pipeline.diffusion.color import gray_to_lightness, lightness_to_gray, rgb_to_lab
-from colorized_pipeline.training.data import ColorizationDataset, open_source
+from colorized_pipeline.training.data import ColorizationDataset
+from colorized_pipeline.training.sources import open_source
 
 # name -> height and width cut from the middle of a photo of at least 150 x 150 pixels
 SHAPES = {"1 : 1": (150, 150), "3 : 1": (50, 150), "1 : 3": (150, 50), "1 x 1 pixel": (1, 1), "1 x 150": (1, 150)}

@@ -24,7 +24,8 @@ from colorized_pipeline.diffusion.color import (
 )
 from colorized_pipeline.diffusion.photo import Lightness
 from colorized_pipeline.evaluation.report import weights_digest
-from colorized_pipeline.training.data import ColorizationDataset, open_source
+from colorized_pipeline.training.data import ColorizationDataset
+from colorized_pipeline.training.sources import open_source
 
 BATCH = 8
 

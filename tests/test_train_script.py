@@ -20,8 +20,8 @@ from photos import make_folder, make_parquet
 from PIL import Image
 from safetensors.torch import load_file
 
-import train_colorization
 from colorized_pipeline import ColorizationPipeline
+from colorized_pipeline.training.options import fixed_on_resume, parse_options
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = str(ROOT / "train_colorization.py")
@@ -40,6 +40,7 @@ def command(photos: Path, output: Path, *, launcher: list[str] = LAUNCH, steps: 
     settings: dict[str, object] = {
         "train_data": photos,
         "output_dir": output,
+        "cache_dir": photos.parent / "cache",
         "preset": "tiny",
         "resolution": 16,
         "train_batch_size": 4,
@@ -52,8 +53,11 @@ def command(photos: Path, output: Path, *, launcher: list[str] = LAUNCH, steps: 
         "validation_photos": 2,
         **flags,
     }
-    words = [word for name, value in settings.items() if value is not None for word in (f"--{name}", str(value))]
-    return [*launcher, *words]
+    words = list(launcher)
+    for name, value in settings.items():
+        if value is not None:
+            words += [f"--{name}", *map(str, value if isinstance(value, (list, tuple)) else [value])]
+    return words
 
 
 def run(words: list[str], *, expect: int = 0, **environment: str) -> str:
@@ -237,18 +241,47 @@ def test_with_an_image_encoder_and_parquet(photos: Path, tmp_path: Path) -> None
     pipe(np.full((40, 40), 0.5), num_inference_steps=2)
 
 
-def test_extra_photos_are_mixed_in_and_measured_apart(photos: Path, tmp_path: Path) -> None:
-    extra = make_parquet(tmp_path / "extra.parquet", 6)
-    flags = {"extra_data": extra, "extra_share": 0.4, "extra_validation_data": extra, "sample_steps": 0}
+def test_a_mixture_of_sources_is_measured_by_source_and_resumes_to_the_bit(photos: Path, tmp_path: Path) -> None:
+    small = make_parquet(tmp_path / "small.parquet", 6, height=12, width=20)
+    flags = {
+        "train_data": None,
+        "source": [f"town={photos}", f"slides={small}"],
+        "mix": ["town=0.6", "slides=0.4"],
+        "validation_source": f"slides={small}",
+        "sample_steps": 0,
+    }
     run(command(photos, tmp_path / "whole", **flags))
     rows = [json.loads(line) for line in (tmp_path / "whole" / "validation.jsonl").read_text().splitlines()]
-    assert all(len({row["loss"], row["film_loss"], row["extra_loss"]}) == 3 for row in rows)
+    for row in rows:
+        town, slides = row["by_source"]["town"], row["by_source"]["slides"]
+        assert row["loss"] == pytest.approx(0.6 * town + 0.4 * slides) and town != slides != row["film_loss"]
     resumed = resumed_from(tmp_path / "whole", 3, tmp_path / "resumed")
     run(command(photos, resumed, resume_from_checkpoint="latest", **flags))
     assert_equal_to_the_bit(tmp_path / "whole", resumed)
-    assert "extra_share: 0.4 then, 0.2 now" in run(
-        command(photos, resumed, resume_from_checkpoint="latest", **{**flags, "extra_share": 0.2}), expect=1
+    other = {**flags, "mix": ["town=0.8", "slides=0.2"]}
+    log = run(command(photos, resumed, resume_from_checkpoint="latest", **other), expect=1)
+    assert "mix: {'town': 0.6, 'slides': 0.4} then, {'town': 0.8, 'slides': 0.2} now" in log
+
+
+def test_resuming_with_other_photos_or_fewer_held_out_is_refused(photos: Path, finished: Path, tmp_path: Path) -> None:
+    fewer = command(photos, finished, resume_from_checkpoint="latest", validation_photos=1)
+    assert "validation_photos: 2 then, 1 now" in run(fewer, expect=1)
+    other = make_folder(tmp_path / "photos", 13)
+    log = run(command(other, finished, resume_from_checkpoint="latest"), expect=1)
+    assert "can't resume with other settings (photos: " in log and "Traceback" not in log
+    moved = shutil.copytree(photos, tmp_path / "moved")  # the same photos elsewhere are the same photos
+    resumed = resumed_from(finished, 3, tmp_path / "resumed")
+    run(command(moved, resumed, resume_from_checkpoint="latest"))
+    assert_equal_to_the_bit(finished, resumed)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_folder_that_can_not_train_gets_one_line(tmp_path: Path, count: int) -> None:
+    log = run(
+        command(make_folder(tmp_path / "photos", count), tmp_path / "run", launcher=[sys.executable, SCRIPT]), expect=1
     )
+    assert "Traceback" not in log and log.strip().splitlines()[-1].startswith(("photos: ", "--train_data: "))
+    assert not (tmp_path / "run").exists()
 
 
 def test_regression_twin(photos: Path, tmp_path: Path) -> None:
@@ -287,13 +320,40 @@ def test_a_data_set_by_its_name(tmp_path: Path) -> None:
     assert "training: 9 photos" in log and "validation: 2 photos" in log  # 2 is --validation_photos
 
 
-def test_the_settings_of_the_origin(photos: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def origin(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Linear schedule, T = 300, epsilon, one lightness channel a chroma pixel."""
     flags = {"prediction_type": "epsilon", "beta_schedule": "linear", "num_train_timesteps": 300, "luma_factor": 1}
-    run(command(photos, tmp_path / "run", steps=3, **flags))
-    config = ColorizationPipeline.from_pretrained(tmp_path / "run").scheduler.config
+    output = tmp_path_factory.mktemp("origin") / "run"
+    run(command(photos, output, steps=3, **flags))
+    return output
+
+
+def test_the_settings_of_the_origin(origin: Path) -> None:
+    config = ColorizationPipeline.from_pretrained(origin).scheduler.config
     assert (config.prediction_type, config.beta_schedule, config.num_train_timesteps) == ("epsilon", "linear", 300)
     assert not config.rescale_betas_zero_snr
+
+
+def test_a_warm_start_keeps_the_checkpoints_model_and_records_it(photos: Path, origin: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    run(command(photos, output, init_from=origin, steps=3, preset=None, resolution=None))
+    before, after = (ColorizationPipeline.from_pretrained(folder).scheduler.config for folder in (origin, output))
+    assert dict(before) == dict(after)
+    record = json.loads((output / "run.json").read_text())
+    settled = ("prediction_type", "beta_schedule", "num_train_timesteps", "luma_factor", "preset", "resolution")
+    assert [record[name] for name in settled] == ["epsilon", "linear", 300, 1, "tiny", 16]
+    refused = command(photos, tmp_path / "other", init_from=origin, num_train_timesteps=1000)
+    assert "--num_train_timesteps 1000 contradicts --init_from" in run(refused, expect=1)
+
+
+def test_pickles_are_no_warm_start(photos: Path, finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("checkpoint-*", "*.safetensors"))
+    state = load_file(finished / "unet" / "diffusion_pytorch_model.safetensors")
+    torch.save(state, folder / "unet" / "diffusion_pytorch_model.bin")
+    log = run(command(photos, tmp_path / "run", init_from=folder), expect=1)
+    assert "safetensors" in log and "SystemExit" not in log
 
 
 IMPOSSIBLE = [
@@ -301,8 +361,14 @@ IMPOSSIBLE = [
     ("--train_data a --dataset_name b", "exactly one of"),
     ("--train_data a --validation_split b", "--validation_data"),
     ("--dataset_name a --validation_split b --validation_data c", "not both"),
-    ("--train_data a --prediction_type epsilon --zero_terminal_snr", "v_prediction"),
-    ("--train_data a --resolution 100", "isn't divisible by 32"),
+    ("--train_data a --source b=c", "exactly one of"),
+    ("--source b", "NAME=PATH"),
+    ("--source a=b --mix c=1", "no --source has this name"),
+    ("--source a=b c=d --mix a=1", "no weight for --source c"),
+    ("--source a=b --mix a=0", "--mix a 0"),
+    ("--source a=b --mix a=1 a=2", "given twice"),
+    ("--source a=b --validation_source c=d", "--validation_source c"),
+    ("--source a=b --validation_data c", "--validation_source"),
     ("--train_data a --luma_factor 0", "--luma_factor 0"),
     ("--train_data a --init_from b --image_encoder c", "--image_encoder"),
     ("--train_data a --image_encoder b --encoder_scale 0", "--encoder_scale"),
@@ -314,10 +380,12 @@ IMPOSSIBLE = [
     ("--train_data a --objective distillation", "--init_from"),
     ("--train_data a --objective distillation --init_from b --teacher_steps 6", "--teacher_steps 6"),
     ("--train_data a --objective distillation --init_from b --prediction_type epsilon", "v_prediction"),
-    ("--train_data a --objective distillation --init_from b --num_train_timesteps 300", "300"),
-    ("--train_data a --extra_validation_data b", "--extra_data"),
-    ("--train_data a --extra_data b --extra_share 1", "--extra_share 1"),
     ("--train_data a --film_probability 1.5", "--film_probability 1.5"),
+    ("--train_data a --soft_probability -1", "--soft_probability -1"),
+    ("--train_data a --smallest_crop 0", "--smallest_crop 0"),
+    ("--train_data a --objective huge", "regression"),
+    ("--train_data a --preset huge", "tiny"),
+    ("--train_data a --objective distillation --init_from b --num_train_timesteps 300", "300"),
     ("--train_data a --mixed_precision fp16", "bf16"),
     ("--train_data a --train_batch_size 0", "--train_batch_size 0"),
     ("--train_data a --learning_rate 0", "--learning_rate 0"),
@@ -332,16 +400,34 @@ def test_impossible_flags_are_refused_first(flags: str, words: str, capsys: pyte
     if "fp16" in flags and torch.cuda.is_available():
         pytest.skip("possible here")
     with pytest.raises(SystemExit) as stopped:
-        train_colorization.parse_args(flags.split())
+        parse_options(flags.split())
     assert stopped.value.code == 2 and words in capsys.readouterr().err
 
 
-def test_every_flag_is_read() -> None:
-    source = Path(SCRIPT).read_text()
-    flags = set(vars(train_colorization.parse_args(["--train_data", "a"])))
-    at_least = set(re.findall(r"^\s+(\w+)=\d", source, re.MULTILINE))
-    unread = {flag for flag in flags if f"args.{flag}" not in source and flag not in at_least}
-    assert unread == set()
+def test_what_a_fresh_model_can_not_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="--resolution 100 isn't divisible by 32"):
+        parse_options(["--train_data", "a", "--resolution", "100"]).resolved()
+
+
+def test_every_option_is_read_explained_and_in_some_test_or_document(capsys: pytest.CaptureFixture) -> None:
+    flags = set(parse_options(["--train_data", "a"]).flat())
+    modules = [Path(SCRIPT), *(ROOT / "colorized_pipeline" / "training").glob("*.py")]
+    source = "".join(module.read_text() for module in modules)
+    assert {flag for flag in flags if f".{flag}" not in source} == set()
+    with pytest.raises(SystemExit):
+        parse_options(["--help"])
+    shown = re.sub(r"\s+", " ", capsys.readouterr().out)
+    documents = [*ROOT.glob("tests/*.py"), *ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    used = "".join(file.read_text() for file in documents)
+    assert {flag for flag in flags if f"--{flag} " not in shown or not re.search(rf"\b{flag}\b", used)} == set()
+    assert "photos a process and forward pass (default: 32)" in shown
+    assert "(default: 40.0, or --init_from's" in shown
+
+
+def test_what_a_resumed_run_must_keep() -> None:
+    fixed = set(fixed_on_resume())
+    assert {"seed", "mix", "train_batch_size", "validation_photos", "prediction_type", "film_probability"} < fixed
+    assert not fixed & {"output_dir", "max_train_steps", "learning_rate", "train_data", "cache_dir", "init_from"}
 
 
 def test_another_run_is_never_overwritten(photos: Path, finished: Path) -> None:

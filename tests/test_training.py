@@ -1,9 +1,11 @@
 """The loss against exact targets, the schedule by its shape, EMA and checkpoints by what must never happen."""
 
 import copy
+import os
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,21 +14,25 @@ from conftest import make_scheduler
 from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.training_utils import EMAModel
 
-from colorized_pipeline.training.losses import (
+from colorized_pipeline.training import checkpoints
+from colorized_pipeline.training.checkpoints import (
     COMPLETE,
-    Teacher,
-    build_unet,
-    diffusion_loss,
-    distillation_loss,
-    drop_condition,
     ema_weights,
     find_checkpoint,
-    learning_rate,
     list_checkpoints,
-    loss_target,
-    regression_loss,
+    replace_folder,
     save_checkpoint,
 )
+from colorized_pipeline.training.losses import (
+    Diffusion,
+    Distillation,
+    Objective,
+    Regression,
+    draw_timesteps,
+    drop_condition,
+)
+from colorized_pipeline.training.networks import build_unet, learning_rate, preset_of
+from train_colorization import compute_loss
 
 
 def batch(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -39,31 +45,43 @@ def batch(seed: int = 0) -> dict[str, torch.Tensor]:
     }
 
 
-def answering(target: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+Network = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def loss_of(objective: Objective, predict: Network, given: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The training script's own step, with ``predict`` for the UNet."""
+    return compute_loss(objective, lambda x, t: SimpleNamespace(sample=predict(x, t)), **given)
+
+
+def answering(target: torch.Tensor) -> Network:
     return lambda x, timesteps: target
+
+
+def target_of(objective: Objective, given: dict[str, torch.Tensor]) -> torch.Tensor:
+    noisy, at = objective.add_noise(given["chroma"], given["noise"], given["timesteps"])
+    clean_and_noise = {"chroma": given["chroma"], "noise": given["noise"]}
+    return objective.target(**clean_and_noise, noisy=noisy, at=at, condition=given["condition"])
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_loss_is_zero_for_the_right_target_only(kind: str) -> None:
-    scheduler, given = make_scheduler(kind), batch()
-    right = loss_target(scheduler, given["chroma"], given["noise"], given["timesteps"])
-    other = loss_target(scheduler, given["chroma"], batch(1)["noise"], given["timesteps"])
-    assert diffusion_loss(answering(right), scheduler, **given) == 0
-    assert diffusion_loss(answering(other), scheduler, **given) > 0.1
+    objective, given = Diffusion(make_scheduler(kind)), batch()
+    other = {**given, "noise": batch(1)["noise"]}
+    assert loss_of(objective, answering(target_of(objective, given)), given) == 0
+    assert loss_of(objective, answering(target_of(objective, other)), given) > 0.1
 
 
 def test_regression_loss_is_zero_for_the_chroma_itself() -> None:
-    given = batch()
-    chroma, condition, seen = given["chroma"], given["condition"], []
+    given, seen = batch(), []
 
     def predict(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         seen.append((x, timesteps))
-        return chroma
+        return given["chroma"]
 
-    assert regression_loss(predict, chroma=chroma, condition=condition) == 0
+    assert loss_of(Regression(), predict, given) == 0
     (x, timesteps), *_ = seen
-    assert torch.equal(x[:, :-2], condition) and not x[:, -2:].any() and not timesteps.any()
-    assert regression_loss(answering(chroma + 2), chroma=chroma, condition=condition) == pytest.approx(4)
+    assert torch.equal(x[:, :-2], given["condition"]) and not x[:, -2:].any() and not timesteps.any()
+    assert loss_of(Regression(), answering(given["chroma"] + 2), given) == pytest.approx(4)
 
 
 def test_a_student_that_jumps_to_where_its_teacher_ends_has_no_loss() -> None:
@@ -79,7 +97,7 @@ def test_a_student_that_jumps_to_where_its_teacher_ends_has_no_loss() -> None:
     def teach(noisy: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         return torch.tanh(noisy * 2 + condition[:, :2]) * (1 + timesteps[:, None, None, None] / length)
 
-    teacher = Teacher(teach, student, student * 2)
+    objective = Distillation(scheduler, teach, student_steps=student, teacher_steps=student * 2)
     teachers, students = copy.deepcopy(scheduler), copy.deepcopy(scheduler)
     teachers.set_timesteps(student * 2)
     students.set_timesteps(student)
@@ -98,14 +116,14 @@ def test_a_student_that_jumps_to_where_its_teacher_ends_has_no_loss() -> None:
             answers.append((reached - base) / slope)
         return torch.cat(answers)
 
-    assert distillation_loss(jump, teacher, scheduler, **given) < 1e-6
-    assert distillation_loss(lambda x, t: jump(x, t) + 0.1, teacher, scheduler, **given) > 0.009
+    assert loss_of(objective, jump, given) < 1e-6
+    assert loss_of(objective, lambda x, t: jump(x, t) + 0.1, given) > 0.009
 
 
 def test_v_leads_back_to_the_photo() -> None:
     """x_0 = sqrt(alpha_bar) x_t - sqrt(1 - alpha_bar) v (Salimans & Ho 2022, appendix D)."""
     scheduler, given = make_scheduler(), batch()
-    v = loss_target(scheduler, given["chroma"], given["noise"], given["timesteps"])
+    v = target_of(Diffusion(scheduler), given)
     noisy = scheduler.add_noise(given["chroma"], given["noise"], given["timesteps"])
     alpha_bar = scheduler.alphas_cumprod[given["timesteps"]].reshape(-1, 1, 1, 1)
     assert torch.allclose(alpha_bar.sqrt() * noisy - (1 - alpha_bar).sqrt() * v, given["chroma"], atol=1e-5)
@@ -115,12 +133,13 @@ def test_v_leads_back_to_the_photo() -> None:
 def test_min_snr_weights(kind: str) -> None:
     """A constant error of 1 in the prediction makes the loss the mean weight: compare with Hang et al. 2023."""
     scheduler, given = make_scheduler(kind), batch()
-    off_by_one = loss_target(scheduler, given["chroma"], given["noise"], given["timesteps"]) + 1
+    objective = Diffusion(scheduler, snr_gamma=5.0)
+    off_by_one = target_of(objective, given) + 1
     alpha_bar = scheduler.alphas_cumprod[given["timesteps"]]
     snr = alpha_bar / (1 - alpha_bar)
     expected = torch.minimum(snr, torch.tensor(5.0)) / (snr if kind == "epsilon" else snr + 1)
-    loss = diffusion_loss(answering(off_by_one), scheduler, snr_gamma=5.0, **given)
-    assert torch.allclose(loss, expected.mean(), rtol=1e-4)
+    assert torch.allclose(loss_of(objective, answering(off_by_one), given), expected.mean(), rtol=1e-4)
+    assert loss_of(objective.unweighted(), answering(off_by_one), given) == pytest.approx(1, rel=1e-4)
 
 
 def test_network_sees_condition_then_noisy_chroma() -> None:
@@ -130,7 +149,7 @@ def test_network_sees_condition_then_noisy_chroma() -> None:
         seen.append(x)
         return x[:, -2:]
 
-    diffusion_loss(predict, scheduler, **given)
+    loss_of(Diffusion(scheduler), predict, given)
     assert torch.equal(seen[0][:, :16], given["condition"])
     assert torch.equal(seen[0][:, 16:], scheduler.add_noise(given["chroma"], given["noise"], given["timesteps"]))
 
@@ -138,25 +157,25 @@ def test_network_sees_condition_then_noisy_chroma() -> None:
 def test_condition_is_hidden_from_the_photos_that_were_drawn() -> None:
     condition = torch.rand(5, 6, 8, 8) + 1
     draws = torch.tensor([0.0, 0.09, 0.1, 0.29, 0.31])
-    told = drop_condition(condition, draws, luma_channels=4, everything=0.1, features=0.2)
-    assert not told[:2].any()
-    assert torch.equal(told[2:, :4], condition[2:, :4])
-    assert not told[2:4, 4:].any()
-    assert torch.equal(told[4], condition[4])
+    kept = drop_condition(condition, draws, luma_channels=4, everything=0.1, features=0.2)
+    assert not kept[:2].any()
+    assert torch.equal(kept[2:, :4], condition[2:, :4])
+    assert not kept[2:4, 4:].any()
+    assert torch.equal(kept[4], condition[4])
 
 
 def test_unknown_prediction_type_is_refused() -> None:
     with pytest.raises(ValueError, match="prediction_type='sample'"):
-        diffusion_loss(answering(torch.zeros(1)), DDPMScheduler(prediction_type="sample"), **batch())
+        Diffusion(DDPMScheduler(prediction_type="sample"))
 
 
 def test_loss_falls_on_one_batch() -> None:
     torch.manual_seed(0)
-    unet, scheduler, given = build_unet("tiny", luma_factor=4, sample_size=8), make_scheduler(), batch()
+    unet, objective, given = build_unet("tiny", luma_factor=4, sample_size=8), Diffusion(make_scheduler()), batch()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=3e-3)
     losses = []
     for _ in range(80):
-        loss = diffusion_loss(lambda x, t: unet(x, t).sample, scheduler, **given)
+        loss = compute_loss(objective, unet, **given)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -174,8 +193,14 @@ def test_unet_channels_and_first_layer() -> None:
     assert 0.7 < direct / features < 1.4  # both groups are heard alike
     plain = build_unet("tiny", luma_factor=4).conv_in.weight
     assert 0.7 < power.sum() / plain.var(dim=(0, 2, 3)).sum() < 1.4  # and together as loud as without features
-    with pytest.raises(ValueError, match="preset='huge'"):
-        build_unet("huge", luma_factor=4)
+    assert preset_of(unet) == "tiny" and preset_of(build_unet("base", luma_factor=4)) == "base"
+
+
+def test_timesteps_are_spread_over_all_and_each_is_as_likely() -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack([draw_timesteps(10, 1000, generator=generator) for _ in range(500)])
+    assert ((drawn.sort(dim=1).values.diff(dim=1) - 100).abs() <= 1).all()
+    assert drawn[:, 0].float().mean() == pytest.approx(500, abs=40) and drawn.min() < 5 and drawn.max() > 994
 
 
 def test_learning_rate_shape() -> None:
@@ -229,3 +254,28 @@ def test_half_written_checkpoints_are_never_taken(accelerator: Accelerator, tmp_
     assert find_checkpoint(tmp_path, "latest") == tmp_path / "checkpoint-5"
     save_checkpoint(accelerator, tmp_path, {"step": 8}, limit=None)  # over the remains of the earlier try
     assert find_checkpoint(tmp_path, "latest") == tmp_path / "checkpoint-8"
+
+
+def test_folders_that_can_not_be_opened_are_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows: a folder can't be opened, and a file can be flushed only if it is open for writing."""
+    opened, really_open, really_sync = {}, os.open, os.fsync
+
+    def windows_open(path: Path, flags: int) -> int:
+        if Path(path).is_dir():
+            raise PermissionError(13, "Permission denied", str(path))
+        descriptor = really_open(path, flags)
+        opened[descriptor] = flags
+        return descriptor
+
+    def windows_sync(descriptor: int) -> None:
+        if not opened[descriptor] & (os.O_RDWR | os.O_WRONLY):
+            raise OSError(9, "Bad file descriptor")
+        really_sync(descriptor)
+
+    monkeypatch.setattr(checkpoints.os, "open", windows_open)
+    monkeypatch.setattr(checkpoints.os, "fsync", windows_sync)
+    (tmp_path / "new" / "inside").mkdir(parents=True)
+    (tmp_path / "new" / "inside" / "file").write_text("new")
+    (tmp_path / "old").mkdir()
+    replace_folder(tmp_path / "new", tmp_path / "old")
+    assert (tmp_path / "old" / "inside" / "file").read_text() == "new" and len(opened) == 1

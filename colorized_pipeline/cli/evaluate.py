@@ -70,7 +70,8 @@ def evaluate(
     try:
         from ..evaluation.report import Extent, write_card
         from ..evaluation.report import evaluate as measure
-        from ..training.data import ColorizationDataset, open_hub_source, open_source
+        from ..training.data import ColorizationDataset
+        from ..training.sources import open_hub_source, open_source
     except ImportError as error:
         raise ImportError(f"{error}; evaluating needs: pip install 'colorized[train,evaluate]'") from error
     from .. import FAST_CHECKPOINT

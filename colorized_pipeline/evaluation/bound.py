@@ -1,7 +1,7 @@
 """The variational bound on -log P(chroma | lightness), term by term, in bits per chroma dimension.
 
 docs/explanation/theory.md derives what is computed here. Everything is a pure function of a ``predict`` callable
-(the network, as in :func:`colorized_pipeline.training.losses.diffusion_loss`), a diffusers scheduler (its schedule,
+(the network, as in :func:`colorized_pipeline.training.losses.Diffusion`), a diffusers scheduler (its schedule,
 ``prediction_type``, ``variance_type`` and clipping) and tensors. Only the network runs on the tensors' device: sums
 are in float64 on the CPU, since not every device has float64. ``timesteps`` count as in diffusers: 0 ... T - 1 stand
 for t = 1 ... T.

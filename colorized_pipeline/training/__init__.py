@@ -1,4 +1,5 @@
-"""What ``train_colorization.py`` is built from: photo sources, the film model, losses, checkpoints.
+"""What ``train_colorization.py`` is built from: options, photo sources and their index, the film model, losses,
+networks, checkpoints.
 
-May import ``diffusion``.
+May import ``diffusion`` and ``loading``.
 """

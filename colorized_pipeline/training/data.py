@@ -1,215 +1,67 @@
-"""Photographs for training: sources -> 8-bit CIELAB photos -> lightness and chroma tensors.
+"""Photographs as a training run sees them: random crops of a mixture of sources, as lightness and chroma.
 
-Whatever its source, a photo is kept as 8-bit CIELAB ``[3, H, W]`` (L* x 255 / 100, a* + 128, b* + 128): the layout of
-the Kaggle set that the origin of this project names, and half the memory of floats. Every random choice is a pure
-function of (seed, position in the run), so that a resumed run sees exactly the photos an uninterrupted one would.
+Every random choice is a pure function of (seed, position in the run), so that a resumed run sees exactly the photos
+that an uninterrupted one would.
 """
 
 import copy
 import functools
-import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import datasets
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
 from torch.utils.data import Dataset, Sampler
-from tqdm.auto import tqdm
 
-from ..diffusion.color import L_MAX, downsample_chroma, rgb_to_lab
+from ..diffusion.color import L_MAX, downsample_chroma
 from .film import draw_film, photograph
+from .index import Fit, Skipped, open_store, trim_stores
+from .options import DataOptions
+from .sources import PhotoSource, decode_lab8, open_hub_source, open_source
 
-NEARLY_GREY = 2.0  # mean chroma sqrt(a*^2 + b*^2) under this is a grey photo: nothing to learn from
-CROP_MARGIN = 150 / 128  # the shorter side of a stored photo over the crop that training takes from it
-_AB_OFFSET = 128
+logger = logging.getLogger(__name__)
+
+CROP_MARGIN = 150 / 128  # the shorter side of a photo over the central crop that is measured on
+_KEPT_SIDE = 2  # training photos are kept with a shorter side of at most so many times the crop's edge
+_FILTERS = (  # how scanners, editors and browsers scale a photo
+    dict(mode="bilinear", antialias=True),
+    dict(mode="bicubic", antialias=True),
+    dict(mode="bilinear", antialias=False),
+    dict(mode="area"),
+)
+_SOFTEST = 3.0  # a soft photo has lost at most so many pixels of every so many along each axis
+_GOLDEN = (5**0.5 - 1) / 2
 
 # Streams of random numbers, kept apart by the last part of each seed.
-_FILM, _EXTRA = 1, 2
-
-
-class PhotoSource(Protocol):
-    """Photos that can be counted, named and read one by one."""
-
-    def __len__(self) -> int: ...
-
-    def name(self, index: int) -> str:
-        """What a message about this photo calls it: a path where there is one."""
-
-    def load(self, index: int) -> torch.Tensor:
-        """The photo as 8-bit CIELAB, uint8 ``[3, H, W]``. Raises ``OSError`` or ``ValueError`` if it can't be read."""
-
-    def labels(self, column: str, indices: Sequence[int]) -> list[str]:
-        """What ``column`` says of these photos. Raises ``ValueError`` if there is no such column."""
-
-
-class DatasetPhotos:
-    """Photos of a ``datasets.Dataset`` (Hub, image folder, parquet), decoded one at a time."""
-
-    def __init__(self, dataset: datasets.Dataset, *, image_column: str = "image") -> None:
-        if image_column not in dataset.column_names:
-            raise ValueError(f"image_column={image_column!r} isn't in the dataset; it has {dataset.column_names}")
-        # Undecoded, so that one corrupt file is our error to handle and not the end of the epoch.
-        self._dataset = dataset
-        self._images = dataset.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
-        self._column = image_column
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def name(self, index: int) -> str:
-        return self._images[index][self._column]["path"] or f"row {index}"
-
-    def load(self, index: int) -> torch.Tensor:
-        stored = self._images[index][self._column]
-        return read_photo(io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"])
-
-    def labels(self, column: str, indices: Sequence[int]) -> list[str]:
-        """What ``column`` says of these photos; class numbers by their names. Raises ``ValueError`` without it."""
-        if column not in self._dataset.column_names:
-            raise ValueError(f"column {column!r} isn't in the dataset; it has {self._dataset.column_names}")
-        values, feature = self._dataset[column], self._dataset.features[column]
-        names = feature.int2str if isinstance(feature, datasets.ClassLabel) else str
-        return [names(values[index]) for index in indices]
-
-
-class LabArrayPhotos:
-    """The Kaggle "image colorization" arrays: ``l/gray_scale.npy`` and ``ab/ab/ab1.npy``, ``ab2.npy``, ...
-
-    Lightness is uint8 ``[N, H, W]`` (L* x 255 / 100), chroma uint8 ``[n, H, W, 2]`` (a* + 128, b* + 128), the chroma
-    files following one another. The arrays are memory-mapped: a photo is read when it is asked for.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        lightness_file = self.folder / "l" / "gray_scale.npy"
-        chroma_files = sorted(
-            (self.folder / "ab" / "ab").glob("ab*.npy"), key=lambda file: (len(file.name), file.name)
-        )
-        if not lightness_file.is_file() or not chroma_files:
-            raise ValueError(f"{folder} doesn't hold l/gray_scale.npy and ab/ab/ab1.npy ...: not the Kaggle arrays")
-        self._lightness = np.load(lightness_file, mmap_mode="r")
-        self._chroma = [np.load(file, mmap_mode="r") for file in chroma_files]
-        for file, array in zip(chroma_files, self._chroma, strict=True):
-            if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1:] != (*self._lightness.shape[1:3], 2):
-                raise ValueError(
-                    f"{file} is {array.dtype} {array.shape}; expected uint8 [n, H, W, 2] with the height and width of "
-                    f"{lightness_file} ({self._lightness.dtype} {self._lightness.shape})"
-                )
-        if self._lightness.dtype != np.uint8 or self._lightness.ndim != 3:
-            raise ValueError(
-                f"{lightness_file} is {self._lightness.dtype} {self._lightness.shape}, not uint8 [N, H, W]"
-            )
-        self._ends = np.cumsum([len(array) for array in self._chroma])
-
-    def __len__(self) -> int:
-        # The published set has as many chroma as lightness images; a partial download has fewer.
-        return min(len(self._lightness), int(self._ends[-1]))
-
-    def name(self, index: int) -> str:
-        return f"{self.folder}[{index}]"
-
-    def load(self, index: int) -> torch.Tensor:
-        part = int(np.searchsorted(self._ends, index, side="right"))
-        chroma = self._chroma[part][index - (self._ends[part - 1] if part else 0)]
-        return torch.from_numpy(np.concatenate((self._lightness[index][None], np.moveaxis(chroma, -1, 0))))
-
-    def labels(self, column: str, indices: Sequence[int]) -> list[str]:
-        raise ValueError(f"column {column!r}: the Kaggle arrays in {self.folder} have no labels")
-
-
-def read_photo(file: str | Path | io.BytesIO) -> torch.Tensor:
-    """Decode an image file to 8-bit CIELAB ``[3, H, W]``, upright (EXIF), any colour mode."""
-    with Image.open(file) as image:
-        rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    lab = rgb_to_lab(torch.from_numpy(rgb.copy()).movedim(-1, 0).float() / 255)
-    return encode_lab8(lab)
-
-
-def encode_lab8(lab: torch.Tensor) -> torch.Tensor:
-    """CIELAB ``[..., 3, H, W]`` to uint8 (L* x 255 / 100, a* + 128, b* + 128)."""
-    lightness, chroma = lab[..., :1, :, :] * (255 / L_MAX), lab[..., 1:, :, :] + _AB_OFFSET
-    return torch.cat((lightness, chroma), dim=-3).round().clamp(0, 255).to(torch.uint8)
-
-
-def decode_lab8(lab8: torch.Tensor) -> torch.Tensor:
-    """uint8 CIELAB ``[..., 3, H, W]`` back to floats, L* in [0, 100]."""
-    lab = lab8.float()
-    return torch.cat((lab[..., :1, :, :] * (L_MAX / 255), lab[..., 1:, :, :] - _AB_OFFSET), dim=-3)
-
-
-def open_hub_source(name: str, *, config: str | None = None, split: str, image_column: str = "image") -> PhotoSource:
-    """Photos of one split of a dataset on the Hub."""
-    return DatasetPhotos(datasets.load_dataset(name, config, split=split), image_column=image_column)
-
-
-def open_source(paths: Sequence[str | Path], *, image_column: str = "image") -> PhotoSource:
-    """Local photos: one image folder, one folder of the Kaggle arrays, or parquet files (names or glob patterns).
-
-    Raises:
-        FileNotFoundError: if a path doesn't exist or a pattern matches nothing.
-        ValueError: if the paths are of different kinds.
-    """
-    files: list[Path] = []
-    for path in map(str, paths):
-        found = sorted(Path().glob(path)) if "*" in path and not Path(path).is_absolute() else _glob_absolute(path)
-        if not found:
-            raise FileNotFoundError(f"{path}: no such file or folder")
-        files.extend(found)
-    if len(files) == 1 and files[0].is_dir():
-        if (files[0] / "l" / "gray_scale.npy").is_file():
-            return LabArrayPhotos(files[0])
-        return DatasetPhotos(datasets.load_dataset("imagefolder", data_dir=str(files[0]), split="train"))
-    if all(file.suffix == ".parquet" for file in files):
-        loaded = datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train")
-        return DatasetPhotos(loaded, image_column=image_column)
-    raise ValueError(
-        f"can't read photos from {[str(file) for file in files]}: give one folder of images, one folder with the "
-        "Kaggle arrays, or parquet files"
-    )
-
-
-def _glob_absolute(path: str) -> list[Path]:
-    if "*" not in path:
-        return [Path(path)] if Path(path).exists() else []
-    root = Path(path).anchor
-    return sorted(Path(root).glob(str(Path(path).relative_to(root))))
-
-
-@dataclass
-class Skipped:
-    """Photos that training passes over, by name."""
-
-    unreadable: list[str] = field(default_factory=list)
-    nearly_grey: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        parts = [
-            f"{len(names)} {kind} photos skipped: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
-            for kind, names in (("unreadable", self.unreadable), ("nearly grey", self.nearly_grey))
-            if names
-        ]
-        return "; ".join(parts) or "no photo skipped"
+_CROP, _FILM, _SOFT = 0, 1, 2
+_SPLIT = 3
 
 
 class ColorizationDataset(Dataset):
     """Lightness at ``resolution`` and chroma on a ``luma_factor`` times coarser grid, cut from the photos of a source.
 
-    Items are asked for by ``(epoch, index)``: the crop and the flip are drawn from a generator seeded by (seed, epoch,
-    index), whatever process or worker reads them. With ``augment=False`` every item is the central crop.
+    Items are asked for by ``(epoch, index)``. With ``augment`` the crop's size and place, the flip and the filter that
+    scales it are drawn from a generator seeded by (seed, epoch, index), whatever process or worker reads them.
+    Without it every item is the central crop.
 
     Args:
-        source: the photos. All are read once at the start; unreadable and nearly grey ones are left out and named in
-            ``skipped``.
+        source: the photos. Unreadable and nearly grey ones are left out and named in ``skipped``.
         resolution: edge of the square crop in pixels, divisible by ``luma_factor``.
         luma_factor: lightness pixels per chroma cell, along each axis.
-        indices: photos to use, all by default.
+        augment: random crops.
+        smallest_crop: edge of the smallest random crop over the photo's shorter side; the largest is all of it.
+        soft_probability: share of the items whose lightness is scaled down and up again before the network sees it.
         film_probability: share of the items whose lightness is seen through a random old film (film.py).
-        cache_bytes: decoded photos are kept in memory up to this size; the others are decoded anew each time.
+        seed: of all that is drawn.
+        indices: photos of the source to use, all by default.
+        cache: folder that keeps decoded photos for the next run; None: in memory.
+        cache_bytes: decoded photos are kept up to this size; the others are decoded anew each time.
+        progress: show a bar while photos are read.
 
     Items: ``{"lightness": [1, R, R] in [0, 100], "chroma": [2, R / luma_factor, R / luma_factor] in CIELAB units}``.
     """
@@ -221,72 +73,54 @@ class ColorizationDataset(Dataset):
         resolution: int,
         luma_factor: int,
         augment: bool,
+        smallest_crop: float = 1.0,
+        soft_probability: float = 0.0,
         film_probability: float = 0.0,
         seed: int = 0,
         indices: Sequence[int] | None = None,
+        cache: Path | None = None,
         cache_bytes: int = 4 * 2**30,
         progress: bool = False,
     ) -> None:
         if resolution % luma_factor:
             raise ValueError(f"resolution={resolution} isn't divisible by luma_factor={luma_factor}")
         self.resolution, self.luma_factor, self.augment, self.seed = resolution, luma_factor, augment, seed
-        self.film_probability = film_probability
-        self.skipped = Skipped()
-        self._source = source
-        self._kept: list[int] = []
-        self._cache: dict[int, torch.Tensor] = {}
-        candidates = range(len(source)) if indices is None else indices
-        for index in tqdm(candidates, desc="reading photos", unit="photo", disable=not progress):
-            self._admit(index, cache_bytes)
-        if not self._kept:
-            raise ValueError(f"no usable photo among {len(candidates)}: {self.skipped}")
-
-    def _admit(self, index: int, cache_bytes: int) -> None:
-        try:
-            lab8 = self._load(index)
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            self.skipped.unreadable.append(f"{self._source.name(index)} ({error})")
-            return
-        if decode_lab8(lab8)[1:].norm(dim=0).mean() < NEARLY_GREY:
-            self.skipped.nearly_grey.append(self._source.name(index))
-            return
-        self._kept.append(index)
-        if (len(self._cache) + 1) * lab8.numel() <= cache_bytes:
-            self._cache[index] = lab8
-
-    def _load(self, index: int) -> torch.Tensor:
-        """The photo with its shorter side at the stored size: CROP_MARGIN times the resolution."""
-        lab8 = self._source.load(index)
-        height, width = lab8.shape[-2:]
-        scale = round(self.resolution * CROP_MARGIN) / min(height, width)
-        if scale == 1:
-            return lab8
-        size = [round(height * scale), round(width * scale)]
-        resized = F.interpolate(lab8[None].float(), size, mode="bilinear", antialias=True)[0]
-        return resized.round().clamp(0, 255).to(torch.uint8)
+        self.smallest_crop, self.soft_probability, self.film_probability = (
+            smallest_crop,
+            soft_probability,
+            film_probability,
+        )
+        fit = Fit(_KEPT_SIDE * resolution, shrink_only=True) if augment else Fit(round(resolution * CROP_MARGIN))
+        self.store = open_store(source, fit, indices=indices, folder=cache, cache_bytes=cache_bytes, progress=progress)
+        self._numbers = np.arange(len(self.store))
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._numbers)
+
+    @property
+    def skipped(self) -> Skipped:
+        """Photos of the source that can't be used."""
+        return self.store.skipped
 
     @property
     def kept(self) -> list[int]:
         """Which photos of the source the items are, in order."""
-        return list(self._kept)
+        return self.store.rows[self._numbers].tolist()
+
+    @property
+    def digest(self) -> str:
+        """Of the photos' content and order, whatever their names."""
+        facts = np.stack((self.store.rows, self.store.digests))[:, self._numbers]
+        return hashlib.sha256(facts.astype("<i8").tobytes()).hexdigest()[:16]
 
     def name(self, index: int) -> str:
-        return self._source.name(self._kept[index])
+        return self.store.source.name(int(self.store.rows[self._numbers[index]]))
 
-    def lab(self, index: int, epoch: int = 0) -> torch.Tensor:
-        """The crop that item ``(epoch, index)`` is made from: CIELAB ``[3, R, R]``."""
-        photo = self._kept[index]
-        lab8 = self._cache[photo] if photo in self._cache else self._load(photo)
-        return decode_lab8(self._crop(lab8, epoch, index))
-
-    def __getitem__(self, item: tuple[int, int]) -> dict[str, torch.Tensor]:
-        epoch, index = item
-        lab = self.lab(index, epoch)
-        chroma = downsample_chroma(lab[None, 1:], self.luma_factor)[0]
-        return {"lightness": self._seen(lab, epoch, index), "chroma": chroma}
+    def without(self, indices: Sequence[int]) -> "ColorizationDataset":
+        """The same photos except some of them."""
+        view = copy.copy(self)
+        view._numbers = np.delete(self._numbers, list(indices))
+        return view
 
     def through_film(self) -> "ColorizationDataset":
         """The same photos with every one seen through a film, the same film at every call: a degraded set."""
@@ -294,95 +128,155 @@ class ColorizationDataset(Dataset):
         view.film_probability = 1.0
         return view
 
-    def _seen(self, lab: torch.Tensor, epoch: int, index: int) -> torch.Tensor:
-        """The lightness ``[1, R, R]`` that the network is given for the true crop ``lab``."""
-        if not self.film_probability:
-            return lab[:1]
-        rng = np.random.default_rng(derive_seed(self.seed, epoch, index, _FILM))
-        return photograph(lab, draw_film(rng), rng) if rng.random() < self.film_probability else lab[:1]
-
-    def _crop(self, lab8: torch.Tensor, epoch: int, index: int) -> torch.Tensor:
-        spare_rows, spare_columns = lab8.shape[-2] - self.resolution, lab8.shape[-1] - self.resolution
-        if not self.augment:
-            top, left, flip = spare_rows // 2, spare_columns // 2, False
-        else:
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch, index))
-            draws = torch.rand(3, generator=generator).tolist()
-            top, left, flip = int(draws[0] * (spare_rows + 1)), int(draws[1] * (spare_columns + 1)), draws[2] < 0.5
-        crop = lab8[:, top : top + self.resolution, left : left + self.resolution]
-        return crop.flip(-1) if flip else crop
-
-
-class JoinedDataset(Dataset):
-    """Photos of ``main``, then those of ``extra``, under one index; items are asked for as of either."""
-
-    def __init__(self, main: ColorizationDataset, extra: ColorizationDataset) -> None:
-        self.main, self.extra = main, extra
-
-    def __len__(self) -> int:
-        return len(self.main) + len(self.extra)
+    def lab(self, index: int, epoch: int = 0) -> torch.Tensor:
+        """The crop that item ``(epoch, index)`` is made from: CIELAB ``[3, R, R]``."""
+        lab8 = self.store.load(int(self._numbers[index]))
+        return decode_lab8(self._central_crop(lab8)) if not self.augment else self._random_crop(lab8, epoch, index)
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, torch.Tensor]:
         epoch, index = item
-        return self.main[item] if index < len(self.main) else self.extra[epoch, index - len(self.main)]
+        lab = self.lab(index, epoch)
+        chroma = downsample_chroma(lab[None, 1:], self.luma_factor)[0]
+        return {"lightness": self._seen(lab, epoch, index), "chroma": chroma}
+
+    def _seen(self, lab: torch.Tensor, epoch: int, index: int) -> torch.Tensor:
+        """The lightness ``[1, R, R]`` that the network is given for the true crop ``lab``."""
+        if self.soft_probability:
+            rng = self._rng(epoch, index, _SOFT)
+            if rng.random() < self.soft_probability:
+                lab = soften(lab, factor=rng.uniform(1, _SOFTEST), shrinker=_drawn(rng), enlarger=_drawn(rng))
+        if self.film_probability:
+            rng = self._rng(epoch, index, _FILM)
+            if rng.random() < self.film_probability:
+                return photograph(lab, draw_film(rng), rng)
+        return lab[:1]
+
+    def _rng(self, epoch: int, index: int, stream: int) -> np.random.Generator:
+        return np.random.default_rng(derive_seed(self.seed, epoch, index, stream))
+
+    def _central_crop(self, lab8: torch.Tensor) -> torch.Tensor:
+        top, left = ((side - self.resolution) // 2 for side in lab8.shape[-2:])
+        return lab8[:, top : top + self.resolution, left : left + self.resolution]
+
+    def _random_crop(self, lab8: torch.Tensor, epoch: int, index: int) -> torch.Tensor:
+        rng = self._rng(epoch, index, _CROP)
+        height, width = lab8.shape[-2:]
+        edge = max(1, round(min(height, width) * rng.uniform(self.smallest_crop, 1)))
+        top, left = int(rng.integers(height - edge + 1)), int(rng.integers(width - edge + 1))
+        crop = lab8[:, top : top + edge, left : left + edge]
+        if rng.random() < 0.5:
+            crop = crop.flip(-1)
+        return resize(decode_lab8(crop), self.resolution, _drawn(rng))
 
 
-class StepBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of ``(epoch, index)`` for one process, from any step on, each a pure function of its number.
+def _drawn(rng: np.random.Generator) -> dict[str, Any]:
+    return _FILTERS[rng.integers(len(_FILTERS))]
 
-    Position p of the endless run is photo ``permutation(seed, p // N)[p % N]``; batch number m of process ``rank`` out
-    of ``world`` holds the ``batch_size`` positions from ``(m * world + rank) * batch_size`` on. So resuming at a step
-    needs no state and skips nothing, and epochs need not divide into batches.
 
-    With ``extra`` photos, indexed behind the N others, an ``extra_share`` of the positions, evenly spread, go through
-    their own permutations in the same way.
+def resize(lab: torch.Tensor, edge: int, scaler: Mapping[str, Any]) -> torch.Tensor:
+    """A square CIELAB crop ``[3, s, s]`` at ``edge`` pixels by a filter of ``F.interpolate``, L* within [0, 100]."""
+    if lab.shape[-1] == edge:
+        return lab
+    scaled = F.interpolate(lab[None], (edge, edge), **scaler)[0]
+    scaled[0].clamp_(0, L_MAX)
+    return scaled
+
+
+def soften(
+    lab: torch.Tensor, *, factor: float, shrinker: Mapping[str, Any], enlarger: Mapping[str, Any]
+) -> torch.Tensor:
+    """``lab`` ``[3, R, R]`` scaled down by ``factor`` and up again: what a small copy or an unsharp print has lost."""
+    edge = lab.shape[-1]
+    return resize(resize(lab, max(1, round(edge / factor)), shrinker), edge, enlarger)
+
+
+class MixedPhotos(Dataset):
+    """Photos of several sources; items are asked for by ``(source, epoch, index)``."""
+
+    def __init__(self, sources: Sequence[ColorizationDataset]) -> None:
+        self.sources = sources
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sources))
+
+    def __getitem__(self, item: tuple[int, int, int]) -> dict[str, torch.Tensor]:
+        source, epoch, index = item
+        return self.sources[source][epoch, index]
+
+
+class MixBatches(Sampler[list[tuple[int, int, int]]]):
+    """Batches of ``(source, epoch, index)`` for one process, from any step on, each a pure function of its number.
+
+    Position p of the endless run belongs to the source in whose interval of weights (p x golden ratio + u) mod 1 lies,
+    u drawn from the seed: each source comes by its weight, evenly spread. The n-th photo of a source with N photos is
+    ``permutation(seed, source, n // N)[n % N]``. Batch number m of process ``rank`` out of ``world`` holds the
+    ``batch_size`` positions from ``(m * world + rank) * batch_size`` on. So resuming at a step needs no state, and
+    epochs need not divide into batches.
+
+    Args:
+        counts: photos of each source.
+        weights: of each source; they needn't sum to 1. By default as many as it has photos.
+        start, stop: batches from ``start`` up to ``stop``.
     """
 
     def __init__(
         self,
-        photos: int,
+        counts: Sequence[int],
         *,
         batch_size: int,
         start: int,
         stop: int,
+        weights: Sequence[float] | None = None,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
-        extra: int = 0,
-        extra_share: float = 0.0,
     ) -> None:
-        self.photos, self.batch_size, self.start, self.stop = photos, batch_size, start, stop
+        self.counts, self.batch_size, self.start, self.stop = counts, batch_size, start, stop
         self.seed, self.rank, self.world = seed, rank, world
-        self.extra, self.extra_share = extra, extra_share if extra else 0.0
+        shares = np.cumsum(np.array(counts if weights is None else weights, float))
+        self._bounds = shares[:-1] / shares[-1]
+        self._offset = np.random.default_rng(derive_seed(seed)).random()
 
     def __len__(self) -> int:
         return max(0, self.stop - self.start)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        span = self.batch_size * self.world  # positions of one batch number, over all processes
+        drawn = self._drawn_before(self.start * span)
         for batch in range(self.start, self.stop):
-            first = (batch * self.world + self.rank) * self.batch_size
-            yield [self._item(position) for position in range(first, first + self.batch_size)]
+            items = []
+            for source in self._sources(batch * span, (batch + 1) * span).tolist():
+                items.append(self._item(source, drawn[source]))
+                drawn[source] += 1
+            yield items[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
 
-    def _item(self, position: int) -> tuple[int, int]:
-        before, after = (int(p * self.extra_share) for p in (position, position + 1))  # extra photos up to here
-        if after > before:
-            epoch, place = divmod(before, self.extra)
-            return epoch, self.photos + _order(self.extra, derive_seed(self.seed, epoch, _EXTRA))[place]
-        epoch, place = divmod(position - before, self.photos)
-        return epoch, _order(self.photos, derive_seed(self.seed, epoch))[place]
+    def _sources(self, first: int, end: int) -> np.ndarray:
+        """The sources of positions ``first`` to ``end``."""
+        return np.searchsorted(self._bounds, (np.arange(first, end) * _GOLDEN + self._offset) % 1, side="right")
+
+    def _drawn_before(self, position: int) -> list[int]:
+        """How many photos of each source come before a position."""
+        drawn = np.zeros(len(self.counts), np.int64)
+        chunk = 2**20
+        for first in range(0, position, chunk):
+            drawn += np.bincount(self._sources(first, min(first + chunk, position)), minlength=len(drawn))
+        return drawn.tolist()
+
+    def _item(self, source: int, number: int) -> tuple[int, int, int]:
+        epoch, place = divmod(number, self.counts[source])
+        return source, epoch, int(_order(self.counts[source], derive_seed(self.seed, source, epoch))[place])
 
 
-@functools.lru_cache(maxsize=4)
-def _order(photos: int, seed: int) -> list[int]:
-    return torch.randperm(photos, generator=torch.Generator().manual_seed(seed)).tolist()
+@functools.lru_cache(maxsize=16)
+def _order(photos: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(photos)
 
 
-def hold_out(photos: int, held: int, *, seed: int = 0) -> tuple[list[int], list[int]]:
-    """Split ``range(photos)`` into (training, validation) indices, ``held`` of them for validation."""
+def hold_out(photos: int, held: int, *, seed: int = 0) -> list[int]:
+    """``held`` of the numbers in ``range(photos)``, drawn from the seed, ascending."""
     if not 0 < held < photos:
         raise ValueError(f"can't hold out {held} of {photos} photos")
-    order = torch.randperm(photos, generator=torch.Generator().manual_seed(derive_seed(seed))).tolist()
-    return sorted(order[held:]), sorted(order[:held])
+    return sorted(np.random.default_rng(derive_seed(seed)).permutation(photos)[:held].tolist())
 
 
 def derive_seed(*parts: int) -> int:
@@ -393,3 +287,94 @@ def derive_seed(*parts: int) -> int:
 def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """Stack items of :class:`ColorizationDataset`: lightness ``[B, 1, R, R]``, chroma ``[B, 2, r, r]``."""
     return {key: torch.stack([item[key] for item in items]) for key in items[0]}
+
+
+@dataclass
+class RunPhotos:
+    """The photos of a run, by the names of their sources."""
+
+    training: dict[str, ColorizationDataset]
+    validation: dict[str, ColorizationDataset]
+    weights: dict[str, float]  # of the sources in the photos seen, summing to 1
+
+    def digests(self) -> dict[str, str]:
+        """Of what each source holds: a resumed run must find the same photos in the same split."""
+        return {name: f"{training.digest}-{self.validation[name].digest}" for name, training in self.training.items()}
+
+
+def open_photos(options: DataOptions, *, resolution: int, luma_factor: int, seed: int, progress: bool) -> RunPhotos:
+    """Open all sources of a run, hold validation photos out where none are given, keep what was decoded.
+
+    Raises:
+        ValueError: if a source can't be opened or has too few usable photos; the message names option and remedy.
+    """
+    folder, limit = Path(options.cache_dir).expanduser(), int(options.cache_gib * 2**30)
+    opened: list[ColorizationDataset] = []
+
+    def make(source: PhotoSource, indices: Sequence[int] | None = None, **training: Any) -> ColorizationDataset:
+        room = limit - sum(one.store.pixel_bytes for one in opened)
+        dataset = ColorizationDataset(
+            source, resolution=resolution, luma_factor=luma_factor, indices=indices, cache=folder,
+            cache_bytes=max(0, room), progress=progress, **{"augment": False, **training},
+        )  # fmt: skip
+        opened.append(dataset)
+        return dataset
+
+    photos = RunPhotos({}, {}, {})
+    for number, (name, (training_source, validation_source)) in enumerate(_open_sources(options).items()):
+        try:
+            training = make(
+                training_source, augment=True, smallest_crop=options.smallest_crop, seed=derive_seed(seed, number),
+                soft_probability=options.soft_probability, film_probability=options.film_probability,
+            )  # fmt: skip
+            if validation_source is not None:
+                validation = make(validation_source, range(min(options.validation_photos, len(validation_source))))
+            else:
+                if len(training) < 2:
+                    raise ValueError("one usable photo alone: none can be held out; add photos, or validation photos")
+                held = hold_out(
+                    len(training), min(options.validation_photos, max(1, len(training) // 10)),
+                    seed=derive_seed(seed, number, _SPLIT),
+                )  # fmt: skip
+                validation = make(training_source, training.store.rows[held].tolist())
+                training = training.without(held)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        photos.training[name], photos.validation[name] = training, validation
+        for kind, dataset in (("training", training), ("validation", validation)):
+            logger.info("%s, %s: %d photos; %s", name, kind, len(dataset), dataset.skipped)
+    trim_stores(folder, limit_bytes=limit, used=[one.store for one in opened])
+    weights = options.mix or {name: len(dataset) for name, dataset in photos.training.items()}
+    photos.weights = {name: weights[name] / sum(weights.values()) for name in photos.training}
+    return photos
+
+
+def _open_sources(options: DataOptions) -> dict[str, tuple[PhotoSource, PhotoSource | None]]:
+    """Training and validation photos by name; None for the latter when they are to be held out from the former."""
+
+    def read(flag: str, paths: Sequence[str] | None) -> PhotoSource | None:
+        if paths is None:
+            return None
+        try:
+            return open_source(paths, image_column=options.image_column)
+        except (FileNotFoundError, ValueError) as error:
+            raise ValueError(f"--{flag}: {error}") from None
+
+    def hub(split: str | None) -> PhotoSource | None:
+        if not options.dataset_name or not split:
+            return None
+        return open_hub_source(options.dataset_name, split=split, image_column=options.image_column)
+
+    if options.source:
+        given = options.validation_source or {}
+        pairs = {
+            name: (read(f"source {name}", paths), read(f"validation_source {name}", given.get(name)))
+            for name, paths in options.source.items()
+        }
+    elif options.train_data:
+        pairs = {"photos": (read("train_data", options.train_data), read("validation_data", options.validation_data))}
+    else:
+        pairs = {
+            "photos": (hub("train"), hub(options.validation_split) or read("validation_data", options.validation_data))
+        }
+    return {name: (training, validation) for name, (training, validation) in pairs.items() if training is not None}

@@ -1,0 +1,184 @@
+"""What a run trains: the pipeline from nothing or from a checkpoint, its objective, its optimizer."""
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+from transformers import AutoModel, PreTrainedModel
+
+from ..diffusion.pipeline import ColorizationPipeline, condition_channels
+from .losses import Diffusion, Distillation, Objective, Regression
+from .options import PRESETS, ModelOptions, ObjectiveOptions, OptimizationOptions, Options
+
+logger = logging.getLogger(__name__)
+
+_MAX_CHROMA = 110.0  # no colour in sRGB is further from grey along a* or b*
+_WEIGHT_DECAY = 1e-2
+
+
+def build_unet(preset: str, *, luma_factor: int, feature_channels: int = 0, sample_size: int = 32) -> UNet2DModel:
+    """A fresh UNet: attention at the lowest level, luma_factor² + feature_channels + 2 channels in, 2 (a*, b*) out."""
+    levels = len(PRESETS[preset]["block_out_channels"])
+    direct = luma_factor**2 + 2
+    unet = UNet2DModel(
+        sample_size=sample_size,
+        in_channels=direct + feature_channels,
+        out_channels=2,
+        down_block_types=("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",),
+        up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
+        **PRESETS[preset],
+    )
+    if feature_channels:
+        # The default bound is 1 / sqrt(fan-in). Over hundreds of features the few channels of lightness and noisy
+        # chroma would start almost unheard, so each group gets the bound of its own fan-in.
+        luma, weight = luma_factor**2, unet.conv_in.weight
+        with torch.no_grad():
+            weight.mul_(math.sqrt((direct + feature_channels) / feature_channels) * math.sqrt(0.5))
+            loud = math.sqrt(feature_channels / direct)
+            weight[:, :luma].mul_(loud)
+            weight[:, -2:].mul_(loud)
+    return unet
+
+
+def build_pipeline(options: Options) -> tuple[ColorizationPipeline, Options]:
+    """The pipeline to train, fresh or that of ``--init_from``, and the options with the model's values filled in.
+
+    Raises:
+        ValueError: if an option contradicts the checkpoint.
+        OSError: if there is no such checkpoint, or one whose weights are pickles.
+    """
+    if options.model.init_from:
+        pipe = load_checkpoint(options.model.init_from)
+        options = options.resolved(checkpoint_options(pipe))
+        _set_up_checkpoint(pipe, options)
+    else:
+        options = options.resolved()
+        pipe = _fresh_pipeline(options.model, options.objective)
+    return pipe, options
+
+
+def load_checkpoint(name: str) -> ColorizationPipeline:
+    """A saved pipeline, a folder or a name on the Hub; never from pickles, which may run any code."""
+    return ColorizationPipeline.from_pretrained(name, use_safetensors=True)
+
+
+def checkpoint_options(pipe: ColorizationPipeline) -> dict[str, Any]:
+    """What a pipeline settles, by the options' names."""
+    config, schedule = pipe.config, pipe.scheduler.config
+    return {
+        "preset": preset_of(pipe.unet),
+        "resolution": config.working_size,
+        "luma_factor": config.luma_factor,
+        "chroma_scale": config.chroma_scale,
+        "encoder_layers": tuple(config.encoder_layers),
+        "encoder_scale": config.encoder_scale,
+        "prediction_type": schedule.prediction_type,
+        "beta_schedule": schedule.beta_schedule,
+        "num_train_timesteps": schedule.num_train_timesteps,
+    }
+
+
+def preset_of(unet: UNet2DModel) -> str | None:
+    """The name in :data:`PRESETS` of this UNet's size, None if it has another."""
+    for name, sizes in PRESETS.items():
+        if all(_plain(unet.config[key]) == _plain(value) for key, value in sizes.items()):
+            return name
+    return None
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def _set_up_checkpoint(pipe: ColorizationPipeline, options: Options) -> None:
+    """Give a loaded pipeline what this run changes in it."""
+    objective = options.objective
+    scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+    scheduler.register_to_config(clip_sample_range=_MAX_CHROMA / pipe.config.chroma_scale)
+    pipe.register_modules(scheduler=scheduler)
+    pipe.register_to_config(
+        encoder_scale=options.model.encoder_scale,
+        objective="regression" if objective.objective == "regression" else "diffusion",
+    )
+    if objective.objective == "distillation":
+        pipe.register_modules(scheduler=DDIMScheduler.from_config(scheduler.config))
+        pipe.register_to_config(default_steps=objective.student_steps, default_guidance=1.0, chroma_spread=None)
+    elif objective.objective == "diffusion" and pipe.config.default_guidance != 1 and not objective.condition_dropout:
+        logger.warning(
+            "%s is drawn with guidance %g, which training without --condition_dropout slowly spoils; add "
+            "--condition_dropout 0.1", options.model.init_from, pipe.config.default_guidance,
+        )  # fmt: skip
+
+
+def _fresh_pipeline(model: ModelOptions, objective: ObjectiveOptions) -> ColorizationPipeline:
+    encoder: PreTrainedModel | None = None
+    if model.image_encoder:
+        encoder = AutoModel.from_pretrained(model.image_encoder, dtype=torch.float32, use_safetensors=True).eval()
+    assert model.luma_factor and model.resolution and model.chroma_scale and model.preset and model.encoder_layers
+    features = condition_channels(model.luma_factor, encoder, model.encoder_layers) - model.luma_factor**2
+    return ColorizationPipeline(
+        unet=build_unet(
+            model.preset,
+            luma_factor=model.luma_factor,
+            feature_channels=features,
+            sample_size=model.resolution // model.luma_factor,
+        ),
+        scheduler=DDPMScheduler(
+            num_train_timesteps=objective.num_train_timesteps,
+            beta_schedule=objective.beta_schedule,
+            prediction_type=objective.prediction_type,
+            rescale_betas_zero_snr=objective.prediction_type == "v_prediction",
+            timestep_spacing="trailing",
+            clip_sample_range=_MAX_CHROMA / model.chroma_scale,
+        ),
+        image_encoder=encoder,
+        luma_factor=model.luma_factor,
+        chroma_scale=model.chroma_scale,
+        working_size=model.resolution,
+        encoder_layers=model.encoder_layers,
+        encoder_scale=model.encoder_scale or 1,
+        objective=objective.objective,
+    )
+
+
+def build_objective(
+    pipe: ColorizationPipeline, options: Options, *, autocast: Callable[[], Any], device: torch.device
+) -> Objective:
+    """What the pipeline's UNet is trained to do. Raises ``ValueError`` if ``--init_from`` can't teach it."""
+    chosen = options.objective
+    if chosen.objective == "regression":
+        return Regression()
+    if chosen.objective == "diffusion":
+        return Diffusion(pipe.scheduler, chosen.snr_gamma)
+    assert options.model.init_from
+    teacher = load_checkpoint(options.model.init_from)
+    kind = teacher.scheduler.config.prediction_type
+    if teacher.config.objective != "diffusion" or kind != "v_prediction":
+        raise ValueError(
+            f"--init_from {options.model.init_from} can't teach: its objective is {teacher.config.objective}, it "
+            f"predicts {kind}; --objective distillation needs a diffusion checkpoint with v_prediction"
+        )
+    teacher.unet.to(device).eval().requires_grad_(False)
+    scale = teacher.config.default_guidance if chosen.teacher_guidance is None else chosen.teacher_guidance
+
+    def predict(noisy: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        with autocast():
+            return teacher.predict(noisy, timesteps, condition=condition, guidance_scale=scale)
+
+    return Distillation(pipe.scheduler, predict, chosen.student_steps, chosen.teacher_steps)
+
+
+def build_optimizer(unet: UNet2DModel, options: OptimizationOptions) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(unet.parameters(), lr=options.learning_rate, weight_decay=_WEIGHT_DECAY)
+
+
+def learning_rate(step: int, *, base: float, warmup: int, decay: int, total: int) -> float:
+    """Linear warm-up for ``warmup`` steps, ``base``, then half a cosine to 0 in the last ``decay`` of ``total``."""
+    if step < warmup:
+        return base * (step + 1) / warmup
+    if step < total - decay:
+        return base
+    return base * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - (total - decay)) / max(1, decay))))
