@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..diffusion.pipeline import ColorizationPipeline, condition_channels
+from ..loading import load_encoder, load_pipeline
 from .losses import Diffusion, Distillation, Objective, Regression
 from .options import PRESETS, ModelOptions, ObjectiveOptions, OptimizationOptions, Options
 
@@ -47,22 +48,16 @@ def build_pipeline(options: Options) -> tuple[ColorizationPipeline, Options]:
     """The pipeline to train, fresh or that of ``--init_from``, and the options with the model's values filled in.
 
     Raises:
-        ValueError: if an option contradicts the checkpoint.
-        OSError: if there is no such checkpoint, or one whose weights are pickles.
+        ValueError: if the checkpoint can't be loaded, or an option contradicts it.
     """
     if options.model.init_from:
-        pipe = load_checkpoint(options.model.init_from)
+        pipe = load_pipeline(options.model.init_from)
         options = options.resolved(checkpoint_options(pipe))
         _set_up_checkpoint(pipe, options)
     else:
         options = options.resolved()
         pipe = _fresh_pipeline(options.model, options.objective)
     return pipe, options
-
-
-def load_checkpoint(name: str) -> ColorizationPipeline:
-    """A saved pipeline, a folder or a name on the Hub; never from pickles, which may run any code."""
-    return ColorizationPipeline.from_pretrained(name, use_safetensors=True)
 
 
 def checkpoint_options(pipe: ColorizationPipeline) -> dict[str, Any]:
@@ -116,7 +111,7 @@ def _set_up_checkpoint(pipe: ColorizationPipeline, options: Options) -> None:
 def _fresh_pipeline(model: ModelOptions, objective: ObjectiveOptions) -> ColorizationPipeline:
     encoder: PreTrainedModel | None = None
     if model.image_encoder:
-        encoder = AutoModel.from_pretrained(model.image_encoder, dtype=torch.float32, use_safetensors=True).eval()
+        encoder = load_encoder(model.image_encoder)
     assert model.luma_factor and model.resolution and model.chroma_scale and model.preset and model.encoder_layers
     features = condition_channels(model.luma_factor, encoder, model.encoder_layers) - model.luma_factor**2
     return ColorizationPipeline(
@@ -154,7 +149,7 @@ def build_objective(
     if chosen.objective == "diffusion":
         return Diffusion(pipe.scheduler, chosen.snr_gamma)
     assert options.model.init_from
-    teacher = load_checkpoint(options.model.init_from)
+    teacher = load_pipeline(options.model.init_from)
     kind = teacher.scheduler.config.prediction_type
     if teacher.config.objective != "diffusion" or kind != "v_prediction":
         raise ValueError(
