@@ -80,12 +80,17 @@ def lab_to_rgb(lab: torch.Tensor) -> torch.Tensor:
 
     Use :func:`fit_gamut` first to get displayable colours of the same lightness and hue.
     """
+    return linear_to_srgb(lab_to_linear(lab))
+
+
+def lab_to_linear(lab: torch.Tensor) -> torch.Tensor:
+    """CIELAB ``[..., 3, H, W]`` to linear sRGB, unclipped."""
     _check_channels("lab", lab)
     lightness, a, b = lab.unbind(-3)
     fy = (lightness + 16) / 116
     f = torch.stack((fy + a / 500, fy, fy - b / 200), dim=-3)
     xyz = _relative_xyz(f) * _matrix((_WHITE_D65,), lab).reshape(3, 1, 1)
-    return linear_to_srgb(_mix_channels(_RGB_FROM_XYZ.to(lab), xyz))
+    return _mix_channels(_RGB_FROM_XYZ.to(lab), xyz)
 
 
 def _relative_xyz(f: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ..diffusion.color import gray_to_lightness, lab_to_rgb, linear_to_srgb, srgb_to_linear
+from ..diffusion.color import gray_to_lightness, lab_to_linear, linear_to_srgb
 
 # Sensitivity to linear sRGB red, green, blue; each sums to 1. The first is luminance itself (color.py's row of Y).
 EMULSIONS = {
@@ -88,7 +88,7 @@ def photograph(lab: torch.Tensor, film: Film, rng: np.random.Generator) -> torch
     Returns:
         L* ``[1, H, W]`` in [0, 100].
     """
-    light = srgb_to_linear(lab_to_rgb(lab).clamp(0, 1)).numpy()
+    light = lab_to_linear(lab).clamp(0, 1).numpy()
     exposed = np.tensordot(np.array(film.sensitivity, np.float32), light, axes=1)  # [H, W], linear
     gray = linear_to_srgb(torch.from_numpy(exposed)).numpy()
     height, width = gray.shape
