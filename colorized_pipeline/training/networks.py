@@ -9,7 +9,8 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 from transformers import PreTrainedModel
 
-from ..diffusion.pipeline import ColorizationPipeline, condition_channels
+from ..diffusion.photo import condition_channels
+from ..diffusion.pipeline import ColorizationPipeline
 from ..loading import load_encoder, load_pipeline
 from .losses import Diffusion, Distillation, Objective, Regression
 from .options import PRESETS, ModelOptions, ObjectiveOptions, OptimizationOptions, Options
