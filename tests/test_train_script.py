@@ -320,6 +320,16 @@ def test_a_data_set_by_its_name(tmp_path: Path) -> None:
     assert "training: 9 photos" in log and "validation: 2 photos" in log  # 2 is --validation_photos
 
 
+def test_a_finer_grid_of_chroma_begins_from_a_coarse_one(photos: Path, finished: Path, tmp_path: Path) -> None:
+    run(command(photos, tmp_path / "run", init_from=finished, detail_scales=[12, 5], steps=3))
+    pipe = ColorizationPipeline.from_pretrained(tmp_path / "run")
+    assert list(pipe.config.detail_scales) == [12, 5] and pipe.chroma_cell == 2 and pipe.unet.config.out_channels == 8
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["detail_scales"] == [12, 5]
+    pipe(np.full((20, 30), 0.5), num_inference_steps=2)
+    other = command(photos, tmp_path / "other", init_from=tmp_path / "run", detail_scales=[10, 5])
+    assert "--detail_scales (10.0, 5.0) contradicts" in run(other, expect=1)
+
+
 @pytest.fixture(scope="module")
 def origin(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Linear schedule, T = 300, epsilon, one lightness channel a chroma pixel."""
@@ -384,6 +394,8 @@ IMPOSSIBLE = [
     ("--train_data a --soft_probability -1", "--soft_probability -1"),
     ("--train_data a --smallest_crop 0", "--smallest_crop 0"),
     ("--train_data a --objective huge", "regression"),
+    ("--train_data a --detail_scales 3", "two numbers"),
+    ("--train_data a --detail_scales 3 4 --luma_factor 3 --preset tiny --resolution 96", "even --luma_factor"),
     ("--train_data a --preset huge", "tiny"),
     ("--train_data a --objective distillation --init_from b --num_train_timesteps 300", "300"),
     ("--train_data a --mixed_precision fp16", "bf16"),

@@ -31,7 +31,7 @@ from colorized_pipeline.training.losses import (
     draw_timesteps,
     drop_condition,
 )
-from colorized_pipeline.training.networks import build_unet, learning_rate, preset_of
+from colorized_pipeline.training.networks import build_unet, learning_rate, preset_of, widen_unet
 from train_colorization import compute_loss
 
 
@@ -194,6 +194,17 @@ def test_unet_channels_and_first_layer() -> None:
     plain = build_unet("tiny", luma_factor=4).conv_in.weight
     assert 0.7 < power.sum() / plain.var(dim=(0, 2, 3)).sum() < 1.4  # and together as loud as without features
     assert preset_of(unet) == "tiny" and preset_of(build_unet("base", luma_factor=4)) == "base"
+
+
+def test_a_wider_unet_gives_the_same_and_no_detail() -> None:
+    torch.manual_seed(0)
+    unet = build_unet("tiny", luma_factor=4).eval()
+    wide = widen_unet(unet, 8).eval()
+    assert (wide.config.in_channels, wide.config.out_channels) == (24, 8)
+    x, t = torch.randn(2, 24, 8, 8), torch.tensor([3, 700])
+    with torch.no_grad():
+        before, after = unet(x[:, :18], t).sample, wide(x, t).sample
+    assert torch.allclose(after[:, :2], before, atol=1e-6) and not after[:, 2:].any()
 
 
 def test_timesteps_are_spread_over_all_and_each_is_as_likely() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 from transformers import PreTrainedModel
 
@@ -21,14 +22,19 @@ _MAX_CHROMA = 110.0  # no colour in sRGB is further from grey along a* or b*
 _WEIGHT_DECAY = 1e-2
 
 
-def build_unet(preset: str, *, luma_factor: int, feature_channels: int = 0, sample_size: int = 32) -> UNet2DModel:
-    """A fresh UNet: attention at the lowest level, luma_factor² + feature_channels + 2 channels in, 2 (a*, b*) out."""
+def build_unet(
+    preset: str, *, luma_factor: int, feature_channels: int = 0, chroma_channels: int = 2, sample_size: int = 32
+) -> UNet2DModel:
+    """A fresh UNet with attention at the lowest level.
+
+    It has luma_factor² + feature_channels + chroma_channels channels in, chroma_channels out.
+    """
     levels = len(PRESETS[preset]["block_out_channels"])
-    direct = luma_factor**2 + 2
+    direct = luma_factor**2 + chroma_channels
     unet = UNet2DModel(
         sample_size=sample_size,
         in_channels=direct + feature_channels,
-        out_channels=2,
+        out_channels=chroma_channels,
         down_block_types=("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",),
         up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
         **PRESETS[preset],
@@ -41,7 +47,7 @@ def build_unet(preset: str, *, luma_factor: int, feature_channels: int = 0, samp
             weight.mul_(math.sqrt((direct + feature_channels) / feature_channels) * math.sqrt(0.5))
             loud = math.sqrt(feature_channels / direct)
             weight[:, :luma].mul_(loud)
-            weight[:, -2:].mul_(loud)
+            weight[:, -chroma_channels:].mul_(loud)
     return unet
 
 
@@ -53,7 +59,10 @@ def build_pipeline(options: Options) -> tuple[ColorizationPipeline, Options]:
     """
     if options.model.init_from:
         pipe = load_pipeline(options.model.init_from)
-        options = options.resolved(checkpoint_options(pipe))
+        settled = checkpoint_options(pipe)
+        options = options.resolved(settled)
+        if options.model.detail_scales != settled["detail_scales"]:
+            pipe = _with_detail(pipe, options.model)
         _set_up_checkpoint(pipe, options)
     else:
         options = options.resolved()
@@ -68,6 +77,7 @@ def checkpoint_options(pipe: ColorizationPipeline) -> dict[str, Any]:
         "preset": preset_of(pipe.unet),
         "resolution": config.working_size,
         "luma_factor": config.luma_factor,
+        "detail_scales": tuple(config.detail_scales) if config.detail_scales else None,
         "chroma_scale": config.chroma_scale,
         "encoder_layers": tuple(config.encoder_layers),
         "encoder_scale": config.encoder_scale,
@@ -109,6 +119,39 @@ def _set_up_checkpoint(pipe: ColorizationPipeline, options: Options) -> None:
         )  # fmt: skip
 
 
+def _chroma_channels(model: ModelOptions) -> int:
+    return 2 if model.detail_scales is None else 8
+
+
+def _with_detail(pipe: ColorizationPipeline, model: ModelOptions) -> ColorizationPipeline:
+    """The pipeline with ``--detail_scales``: its UNet begins by drawing what it drew, and no detail."""
+    if pipe.config.detail_scales is not None:
+        raise ValueError(
+            f"--detail_scales {model.detail_scales} contradicts --init_from {model.init_from}, which has "
+            f"{pipe.config.detail_scales}; leave it out"
+        )
+    unet = widen_unet(pipe.unet, _chroma_channels(model))
+    parts = {**pipe.components, "unet": unet}
+    config = {name: value for name, value in pipe.config.items() if name not in parts and not name.startswith("_")}
+    return ColorizationPipeline(**{**config, **parts, "detail_scales": model.detail_scales})
+
+
+def widen_unet(unet: UNet2DModel, chroma_channels: int) -> UNet2DModel:
+    """The same network for more channels of chroma, the last ones in and out: it gives 0 for those, whatever they are.
+
+    For the others it gives what ``unet`` gives.
+    """
+    added = chroma_channels - unet.config.out_channels
+    sizes = {"in_channels": unet.config.in_channels + added, "out_channels": chroma_channels}
+    wide = UNet2DModel.from_config({**unet.config, **sizes})
+    state = unet.state_dict()
+    state["conv_in.weight"] = F.pad(state["conv_in.weight"], (0, 0, 0, 0, 0, added))
+    state["conv_out.weight"] = F.pad(state["conv_out.weight"], (0, 0, 0, 0, 0, 0, 0, added))
+    state["conv_out.bias"] = F.pad(state["conv_out.bias"], (0, added))
+    wide.load_state_dict(state)
+    return wide
+
+
 def _fresh_pipeline(model: ModelOptions, objective: ObjectiveOptions) -> ColorizationPipeline:
     encoder: PreTrainedModel | None = None
     if model.image_encoder:
@@ -120,6 +163,7 @@ def _fresh_pipeline(model: ModelOptions, objective: ObjectiveOptions) -> Coloriz
             model.preset,
             luma_factor=model.luma_factor,
             feature_channels=features,
+            chroma_channels=_chroma_channels(model),
             sample_size=model.resolution // model.luma_factor,
         ),
         scheduler=DDPMScheduler(
@@ -133,6 +177,7 @@ def _fresh_pipeline(model: ModelOptions, objective: ObjectiveOptions) -> Coloriz
         image_encoder=encoder,
         luma_factor=model.luma_factor,
         chroma_scale=model.chroma_scale,
+        detail_scales=model.detail_scales,
         working_size=model.resolution,
         encoder_layers=model.encoder_layers,
         encoder_scale=model.encoder_scale or 1,

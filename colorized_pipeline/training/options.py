@@ -146,6 +146,10 @@ class ModelOptions(Group):
     chroma_scale: float | None = option(
         None, "a*, b* are divided by this, CIELAB units", fresh=40.0, above=0, fixed=True
     )
+    detail_scales: tuple[float, ...] | None = option(
+        None, "draw chroma on a grid twice as fine as the UNet's: its differences over edges and along diagonals are "
+        "divided by these two numbers, CIELAB units", fresh=None, changeable=True, above=0, fixed=True,
+    )  # fmt: skip
     image_encoder: str | None = option(None, "folder or Hub name of a frozen transformers vision model", fixed=True)
     encoder_layers: tuple[int, ...] | None = option(None, "its hidden states to use", fresh=(11, 16), fixed=True)
     encoder_scale: int | None = option(
@@ -155,8 +159,12 @@ class ModelOptions(Group):
     def check(self) -> None:
         if self.init_from and self.image_encoder:
             raise ValueError("--init_from brings its own image encoder; leave --image_encoder out")
+        if self.detail_scales is not None and len(self.detail_scales) != 2:
+            raise ValueError(f"--detail_scales takes two numbers, not {len(self.detail_scales)}")
         if self.preset is None or self.resolution is None or self.luma_factor is None:
             return
+        if self.detail_scales is not None and self.luma_factor % 2:
+            raise ValueError(f"--detail_scales needs an even --luma_factor, not {self.luma_factor}")
         stride = self.luma_factor * 2 ** (len(PRESETS[self.preset]["block_out_channels"]) - 1)
         if self.resolution % stride:
             raise ValueError(
@@ -393,7 +401,7 @@ def _argument(one: "dataclasses.Field[Any]", hint: Any) -> dict[str, Any]:
 def _help(one: "dataclasses.Field[Any]") -> str:
     if "fresh" in one.metadata:
         value = one.metadata["fresh"]
-        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else "none" if value is None else value
         rest = "--init_from's" if one.metadata.get("changeable") else "--init_from's, which it may not contradict"
         return f"{one.metadata['help']} (default: {shown}, or {rest})"
     if one.default is None or isinstance(one.default, bool):
