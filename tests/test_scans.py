@@ -19,7 +19,8 @@ from skimage import data as skimage_data
 from colorized_pipeline.archive.copies import FORMATS, ColourPage, read_label, write_copy
 from colorized_pipeline.archive.labels import NOTE, Label, build_xmp, read_xmp
 from colorized_pipeline.archive.metadata import Metadata
-from colorized_pipeline.archive.scans import TooLargeError, open_scan
+from colorized_pipeline.archive.scans import open_scan
+from colorized_pipeline.diffusion.reading import TooLargeError
 
 GREY8 = np.ascontiguousarray(skimage_data.camera()[100:160, 200:280])  # 60 x 80
 GREY16 = GREY8.astype(np.uint16) * 257 + np.arange(80, dtype=np.uint16)  # with bits that 8 can't hold

@@ -15,6 +15,7 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageDraw, ImageFont
 
+from ..diffusion.reading import full_page, srgb_profile
 from .ifd import EXIF, GPS, INTEROP, Directory, pack_block, pack_directory
 from .labels import find_packet, split_xmp, unmapped_iim, with_note
 from .metadata import (
@@ -35,7 +36,6 @@ from .metadata import (
     Metadata,
     geo_tags,
 )
-from .scans import full_page, srgb_profile
 
 if TYPE_CHECKING:
     import torch

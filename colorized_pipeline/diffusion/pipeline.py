@@ -26,7 +26,7 @@ from .bands import BANDS, posterior_noise
 from .color import chroma_to_latents, latents_to_chroma, rgb_to_lab
 from .hints import Hint, HintMap
 from .photo import Lightness, PreparedPhoto, compose, encode_lightness, measure_spread, prepare_photo, seen_chroma
-from .reading import PhotoInput, list_photos, read_photo, read_pixels
+from .reading import PhotoInput, list_photos, read_colors, read_photo
 from .steering import HintSteer, Palette, PaletteSteer, Steer, SteerInTurn, fit_palette, steered_prediction
 from .variants import check_count, check_variants, count_variants, order_by_typicality
 
@@ -253,7 +253,7 @@ class ColorizationPipeline(DiffusionPipeline):
 
     def prepare(
         self,
-        photo: PhotoInput | Lightness,
+        photo: PhotoInput,
         *,
         working_size: int | None = None,
         borders: bool = True,
@@ -262,14 +262,14 @@ class ColorizationPipeline(DiffusionPipeline):
         """Read a photo and scale it to what the network sees of it.
 
         Args:
-            photo: see :data:`PhotoInput`; or its lightness, if it has been read.
+            photo: see :data:`PhotoInput`.
             working_size, borders, hints: as of a call, for this photo.
         """
         size = self.config.working_size if working_size is None else working_size
         factor = self.config.luma_factor
         stride = factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
         return prepare_photo(
-            photo if isinstance(photo, Lightness) else read_photo(photo),
+            read_photo(photo),
             working_size=check_count("working_size", size),
             stride=stride if self.image_encoder is None else math.lcm(stride, _ENCODER_STRIDE),
             cell=self.chroma_cell,
@@ -432,14 +432,13 @@ class ColorizationPipeline(DiffusionPipeline):
             ValueError, TypeError: if it can't be read or is grey.
         """
         try:
-            pixels = read_pixels(reference)
+            colors = read_colors(reference)
         except ValueError as error:
             raise ValueError(f"reference: {error}") from error
         edge = self.config.working_size // self.config.luma_factor
-        shrink = edge / min(pixels.shape[-2:])
-        size = [max(1, round(length * shrink)) for length in pixels.shape[-2:]]
-        small = F.interpolate(pixels[None, :3], size, mode="bilinear", antialias=True)
-        lab = rgb_to_lab(small.expand(-1, 3, -1, -1))
+        shrink = edge / min(colors.shape[-2:])
+        size = [max(1, round(length * shrink)) for length in colors.shape[-2:]]
+        lab = rgb_to_lab(F.interpolate(colors[None], size, mode="bilinear", antialias=True))
         if lab[:, 1:].norm(dim=1).mean() < _NEARLY_GRAY:
             raise ValueError("reference is grey or nearly so: give a colour photo")
         return fit_palette(lab[:, :1], lab[:, 1:])

@@ -1,31 +1,111 @@
-"""Reading a photo: files, PIL images, arrays and tensors, all to one lightness."""
+"""Reading a photo: any file, PIL image, array or tensor to its lightness, at full precision.
 
-from collections.abc import Sequence
+A file's pixels become sRGB-encoded grey of the same lightness, through its ICC profile if it has one. Whole numbers
+stay whole numbers: 8-bit grey without a profile stays as it is, everything else becomes 16-bit. Packages that not
+every file needs are loaded when one does, so that 8-bit JPEG and PNG are read with Pillow alone.
+"""
+
+import importlib
+import io
+import logging
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import torch
-from PIL import ImageOps
+from PIL import ImageCms, UnidentifiedImageError
 
-from .color import gray_to_lightness, rgb_to_lab
+from .color import gray_to_lightness, lightness_to_gray, rgb_to_gray, rgb_to_lab
 from .photo import Lightness
 
-PhotoInput = str | Path | PIL.Image.Image | np.ndarray | torch.Tensor
+# The path of a file; a PIL image of any mode, as it lies; an array [H, W] or [H, W, C]; a tensor [H, W] or [C, H, W].
+# Values are uint8 or uint16 over their full range, or floats in [0, 1]. Or what was read of a photo before.
+PhotoInput = str | Path | PIL.Image.Image | np.ndarray | torch.Tensor | Lightness
+
+DEFAULT_MAX_MEGAPIXELS = 300.0
+_STRIP_PIXELS = 2**18
+_UINT16_MAX = 65535
+_MOST_PAGES = 10_000
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim", b"heis")
+_ORIENTATION = 0x0112
+_open_lock = threading.Lock()
 
 
-def read_photo(image: PhotoInput) -> Lightness:
+class PhotoError(ValueError):
+    """A photo can be read but not colorized as it is; the message says why and what to do."""
+
+
+class TooLargeError(PhotoError):
+    """A photo has more pixels than the caller allows."""
+
+
+def read_photo(image: PhotoInput, *, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> Lightness:
     """The lightness of any accepted photo. A colour photo is taken as its lightness.
+
+    Args:
+        max_megapixels: refuse larger files, which may be small files made to fill the memory.
 
     Raises:
         ValueError, TypeError: for what is no photo.
         OSError: for a file that can't be read; the message names it.
     """
-    pixels = read_pixels(image)
-    return Lightness(gray_to_lightness(pixels) if pixels.shape[0] == 1 else rgb_to_lab(pixels[:3])[:1])
+    if isinstance(image, Lightness):
+        return image
+    if isinstance(image, (str, Path)):
+        return Lightness(read_gray(Path(image), max_megapixels=max_megapixels))
+    if isinstance(image, PIL.Image.Image):
+        return Lightness(_to_gray(_pixels_of_image(_meant(image))))
+    values = _channels_last(image)
+    if values.dtype.kind == "f":
+        unit = torch.from_numpy(_check_floats(values)).movedim(-1, 0)
+        return Lightness(gray_to_lightness(unit) if len(unit) == 1 else rgb_to_lab(unit)[:1])
+    return Lightness(_to_gray(_Pixels(values, "GRAY" if values.shape[-1] == 1 else "RGB ")))
+
+
+def read_colors(image: PhotoInput, *, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> torch.Tensor:
+    """The colours of any accepted photo as sRGB ``[3, H, W]`` in [0, 1], float32. Raises as :func:`read_photo`."""
+    if isinstance(image, Lightness):
+        raise TypeError("the lightness of a photo has no colours")
+    if isinstance(image, (str, Path)):
+        with naming(Path(image)):
+            pixels, orientation = _decode(Path(image), None, max_megapixels)
+            return torch.from_numpy(_turn(_to_rgb(pixels), orientation)).movedim(-1, 0)
+    if isinstance(image, PIL.Image.Image):
+        return torch.from_numpy(_to_rgb(_pixels_of_image(image))).movedim(-1, 0)
+    values = _channels_last(image)
+    if values.dtype.kind == "f":
+        return torch.from_numpy(_check_floats(values)).movedim(-1, 0).expand(3, -1, -1)
+    return torch.from_numpy(_to_rgb(_Pixels(values, "GRAY" if values.shape[-1] == 1 else "RGB "))).movedim(-1, 0)
+
+
+def read_gray(
+    file: Path, directory: int | None = None, *, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS
+) -> np.ndarray:
+    """Grey ``[H, W]`` of a file, sRGB-encoded, upright, uint8 or uint16 over its full range.
+
+    Args:
+        file: any format that Pillow or tifffile reads; HEIC needs ``pip install pillow-heif``.
+        directory: which of a TIFF's images; the first page if None.
+        max_megapixels: refuse larger pictures.
+
+    Raises:
+        OSError, ValueError: if it can't be read as a photo; the message names it.
+    """
+    with naming(file):
+        pixels, orientation = _decode(file, directory, max_megapixels)
+        return _turn(_to_gray(pixels), orientation)
 
 
 def list_photos(image: PhotoInput | Sequence[PhotoInput]) -> list[PhotoInput]:
+    """One photo, a list of photos or a batched tensor as a list; of one photo that is not batched itself."""
     if isinstance(image, (list, tuple)):
         if not image:
             raise ValueError("image is an empty list: give at least one photo")
@@ -35,80 +115,444 @@ def list_photos(image: PhotoInput | Sequence[PhotoInput]) -> list[PhotoInput]:
     return [image]  # type: ignore[list-item]
 
 
-def read_pixels(image: PhotoInput) -> torch.Tensor:
-    """Any accepted photo to gamma-encoded values ``[1, 3 or 4, H, W]`` in [0, 1], float32 on the CPU."""
-    if isinstance(image, (str, Path)):
-        decoded = _decode_file(image)
+# Files
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Every error of a decoder becomes one ``OSError`` or ``ValueError`` that names the file."""
+    try:
+        yield
+    except PhotoError as error:
+        raise type(error)(f"{file}: {error}") from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{file}: {error.strerror or error}") from error
+    except PermissionError as error:
+        raise PermissionError(f"{file}: permission denied; make the file readable") from error
+    except MemoryError as error:
+        raise MemoryError(f"{file}: not enough memory to decode it") from error
+    except Exception as error:  # decoders raise errors of every type for damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "not a photo in any known format"
+        if isinstance(error, (struct.error, IndexError)):
+            reason = "the file is cut short or damaged"
+        remedy = "copy it again, or save it as TIFF or PNG with a program that opens it"
+        raise OSError(f"{file}: can't be read as a photo ({reason.replace(f'{file}: ', '')}); {remedy}") from error
+
+
+def check_file(file: Path) -> bytes:
+    """The first 32 bytes of a file that may be a photo. Raises ``FileNotFoundError`` or ``PhotoError``."""
+    if not file.is_file():
+        raise FileNotFoundError("no such file" if not file.exists() else "not a regular file")
+    if file.stat().st_size == 0:
+        raise PhotoError("the file is empty; copy or scan it again")
+    with file.open("rb") as stream:
+        return stream.read(32)
+
+
+def check_size(height: int, width: int, max_megapixels: float) -> None:
+    """Raises ``TooLargeError`` for a picture of more pixels."""
+    if height * width > max_megapixels * 1e6:
+        raise TooLargeError(
+            f"{width} x {height} pixels are more than {max_megapixels:g} megapixels; "
+            "if the scan really is that large, raise --max-megapixels (in Python, read_photo's max_megapixels)"
+        )
+
+
+def needed(package: str, what: str) -> Any:
+    """A package that not every photo needs. Raises ``PhotoError`` that says which and for what."""
+    try:
+        module = importlib.import_module(package)
+    except ImportError:
+        raise PhotoError(f"{what} needs one more package: pip install {package.replace('_', '-')}") from None
+    if package == "tifffile":
+        logging.getLogger(package).setLevel(logging.CRITICAL)  # what is wrong with a file is said by our own error
+    return module
+
+
+@contextmanager
+def _without_limit() -> Iterator[None]:
+    """Pillow's own limit of pixels, a global, gives way to ours."""
+    with _open_lock:
+        limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
         try:
-            return read_pixels(decoded)
-        except ValueError as error:
-            raise ValueError(f"{image}: {error}") from error
-    if isinstance(image, PIL.Image.Image):
-        pixels = _pixels_of_pil(image)
-    elif isinstance(image, np.ndarray):
-        channels_first = image if image.ndim == 2 else np.moveaxis(image, -1, 0)
-        pixels = torch.from_numpy(np.ascontiguousarray(_to_unit_range(channels_first)))
-    elif isinstance(image, torch.Tensor):
+            yield
+        finally:
+            PIL.Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextmanager
+def open_image(file: Path | io.BytesIO) -> Iterator[PIL.Image.Image]:
+    """A picture that Pillow has opened, not decoded yet."""
+    if isinstance(file, Path):
+        with file.open("rb") as stream:
+            start = stream.read(12)
+        if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS:
+            needed("pillow_heif", "HEIC").register_heif_opener()
+    with _without_limit():
+        opened = PIL.Image.open(file)
+    with opened:
+        yield opened
+
+
+def is_tiff(start: bytes) -> bool:
+    """Whether a file that starts like this is a TIFF."""
+    return start[:4] in _TIFF_STARTS
+
+
+def png_depth(start: bytes) -> int:
+    """Bits a sample of a PNG that starts like this; 0 of another file."""
+    return start[24] if start[:8] == b"\x89PNG\r\n\x1a\n" and len(start) > 25 else 0
+
+
+def orientation_of(image: PIL.Image.Image) -> int:
+    """EXIF's orientation, 1 ... 8; 1 if there is none or it can't be read."""
+    try:
+        orientation = int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # decoders raise errors of every type for damaged EXIF
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def turned(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Height and width of an upright picture."""
+    return (size[1], size[0]) if orientation >= 5 else size
+
+
+def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Apply EXIF's orientation, 1 ... 8 (Exif 3.0, 4.6.5.1.6)."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """What a photo holds: ``values [H, W, C]``, uint8 or uint16, of an ICC colour space, with the profile for it."""
+
+    values: np.ndarray
+    space: str
+    profile: bytes | None = None
+
+
+def _decode(file: Path, directory: int | None, max_megapixels: float) -> tuple[_Pixels, int]:
+    """The pixels of a file and how they are to be turned."""
+    start = check_file(file)
+    if is_tiff(start):
+        return _decode_tiff(file, directory, max_megapixels)
+    with open_image(file) as image:
+        check_size(image.height, image.width, max_megapixels)
+        if png_depth(start) == 16 and image.mode not in ("I;16", "I"):
+            # Pillow would drop the lower 8 bits of each colour
+            values = needed("imagecodecs", "16-bit colour").png_decode(file.read_bytes())
+            values = values.reshape(*values.shape[:2], -1)
+            gray = values.shape[-1] <= 2
+            kept, space = (values[..., :1], "GRAY") if gray else (values[..., :3], "RGB ")
+            return _Pixels(kept, space, image.info.get("icc_profile")), orientation_of(image)
+        image.load()
+        return _pixels_of_image(image), orientation_of(image)
+
+
+def _pixels_of_image(image: PIL.Image.Image) -> _Pixels:
+    mode, profile = image.mode, image.info.get("icc_profile")
+    if mode in ("1", "L", "LA", "La"):
+        values, space = np.asarray(image.convert("L"))[..., None], "GRAY"
+    elif mode.startswith("I") or mode == "F":
+        values, space = _as_uint16(np.asarray(image))[..., None], "GRAY"
+    elif mode == "LAB":
+        values, space = np.asarray(image)[..., :1], "Lab "
+    elif mode == "CMYK" and profile:
+        values, space = np.asarray(image), "CMYK"
+    else:
+        if mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")
+        values, space = np.asarray(image.convert("RGB")), "RGB "
+    return _Pixels(values, space, profile)
+
+
+# TIFF
+
+
+def _count_directories(file: Path) -> int:
+    """How many image directories are chained in a TIFF. tifffile would follow a chain that bites its tail for ever."""
+    with file.open("rb") as stream:
+        order = "<" if stream.read(2) == b"II" else ">"
+        big = struct.unpack(f"{order}H", stream.read(2))[0] == 43
+        tags, pointer, entry = ("Q", "Q", 20) if big else ("H", "I", 12)
+        seen: set[int] = set()
+        stream.seek(8 if big else 4)
+        (offset,) = struct.unpack(order + pointer, stream.read(struct.calcsize(pointer)))
+        while offset:
+            if offset in seen or len(seen) >= _MOST_PAGES:
+                raise PhotoError(f"its chain of pages doesn't end, or has more than {_MOST_PAGES}; copy it again")
+            seen.add(offset)
+            stream.seek(offset)
+            (count,) = struct.unpack(order + tags, stream.read(struct.calcsize(tags)))
+            stream.seek(offset + struct.calcsize(tags) + count * entry)
+            (offset,) = struct.unpack(order + pointer, stream.read(struct.calcsize(pointer)))
+    if not seen:
+        raise PhotoError("it holds no picture; copy or scan it again")
+    return len(seen)
+
+
+def full_page(page: Any) -> Any:
+    """A page with its own tags, which tifffile reads only when asked."""
+    return page.aspage() if hasattr(page, "aspage") else page
+
+
+@contextmanager
+def open_tiff(file: Path) -> Iterator[tuple[list[Any], list[int]]]:
+    """The images of a TIFF, as tifffile's pages, and which of them are whole pages, not thumbnails or masks."""
+    tifffile, count = needed("tifffile", "TIFF"), _count_directories(file)
+    with tifffile.TiffFile(file) as tiff:
+        every = [full_page(tiff.pages[index]) for index in range(count)]
+        # Bit 0 of NewSubfileType marks thumbnails, bit 2 transparency masks
+        whole = [index for index, page in enumerate(every) if not int(page.subfiletype or 0) & 5]
+        yield every, whole or [0]
+
+
+def tiff_orientation(page: Any) -> int:
+    """A TIFF page's orientation, 1 ... 8."""
+    tag = page.tags.get(_ORIENTATION)
+    return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
+
+
+def _decode_tiff(file: Path, directory: int | None, max_megapixels: float) -> tuple[_Pixels, int]:
+    if directory is None:
+        with open_tiff(file) as (_, whole):
+            directory = whole[0]
+    with needed("tifffile", "TIFF").TiffFile(file) as tiff:
+        page = full_page(tiff.pages[directory])
+        check_size(page.imagelength, page.imagewidth, max_megapixels)
+        orientation = tiff_orientation(page)
+        if _pillow_interprets(page):
+            with open_image(_without_orientation(file, page)) as image:
+                with _without_limit():
+                    image.seek(directory)
+                image.load()
+                return _pixels_of_image(image), orientation
+        return _pixels_of_tiff(page), orientation
+
+
+def _pillow_interprets(page: Any) -> bool:
+    """Palettes, L*a*b*, bits, JPEG inside TIFF: of 8 bits at most, and Pillow knows what they mean."""
+    plain = page.bitspersample == 8 and int(page.photometric) in (0, 1, 2, 5) and int(page.compression) not in (6, 7)
+    return page.bitspersample <= 8 and page.sampleformat in (1, None) and not plain
+
+
+def _without_orientation(file: Path, page: Any) -> Path | io.BytesIO:
+    """Pillow (13.0) turns some TIFFs while it loads them and others not, so it doesn't get to see the tag."""
+    tag = page.tags.get(_ORIENTATION)
+    if tag is None or tag.value == 1:
+        return file
+    content = bytearray(file.read_bytes())
+    content[tag.valueoffset : tag.valueoffset + 2] = struct.pack(page.parent.byteorder + "H", 1)
+    return io.BytesIO(content)
+
+
+def _pixels_of_tiff(page: Any) -> _Pixels:
+    tag = page.tags.get(34675)
+    profile = bytes(tag.value) if tag is not None else None
+    photometric = int(page.photometric)
+    spaces = {0: "GRAY", 1: "GRAY", 2: "RGB ", 5: "CMYK", 8: "Lab ", 9: "ICCL"}
+    if photometric not in spaces:
+        raise PhotoError(f"TIFF of kind {page.photometric!s} isn't a finished picture; develop it to grey or RGB")
+    pixels = page.asarray(maxworkers=1)
+    pixels = pixels.reshape(page.shaped[-4:]) if pixels.ndim > 3 else pixels
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    elif pixels.ndim == 3 and page.planarconfig == 2 and pixels.shape[-2:] == (page.imagelength, page.imagewidth):
+        pixels = np.moveaxis(pixels, 0, -1)
+    if pixels.ndim != 3 or pixels.shape[:2] != (page.imagelength, page.imagewidth):
+        raise PhotoError(f"TIFF page of shape {page.shape} isn't a flat picture; save its layers as pages")
+    space = spaces[photometric]
+    wanted = {"GRAY": 1, "RGB ": 3, "CMYK": 4}.get(space, 1)
+    if pixels.shape[-1] < wanted:
+        raise PhotoError(f"TIFF of kind {page.photometric!s} has {pixels.shape[-1]} samples a pixel, not {wanted}")
+    values = pixels[..., :wanted]
+    if values.dtype != np.uint8:
+        values = _as_uint16(values, bits=int(page.bitspersample))
+    if photometric == 0:
+        values = np.iinfo(values.dtype).max - values
+    return _Pixels(values, space, profile)
+
+
+# Values
+
+
+def _channels_last(image: Any) -> np.ndarray:
+    """An array or tensor as ``[H, W, 1 or 3]``, uint8, uint16 or floating point."""
+    if isinstance(image, torch.Tensor):
         values = image.detach().cpu()
-        values = values.float() if image.is_floating_point() else values  # NumPy has no bfloat16
-        pixels = torch.from_numpy(_to_unit_range(values.numpy()))
+        values = (values.float() if values.is_floating_point() else values).numpy()  # NumPy has no bfloat16
+        values = np.moveaxis(values, 0, -1) if values.ndim == 3 else values
+    elif isinstance(image, np.ndarray):
+        values = image
     else:
         raise TypeError(
             f"image must be a path, PIL image, array, tensor or a list of them, got {type(image).__name__}"
         )
-
-    if pixels.ndim == 2:
-        pixels = pixels[None]
-    if pixels.ndim != 3 or pixels.shape[0] not in (1, 3, 4) or not pixels.numel():
+    values = values[..., None] if values.ndim == 2 else values
+    if values.ndim != 3 or values.shape[-1] not in (1, 3, 4) or not values.size:
         raise ValueError(
-            f"image has shape {tuple(pixels.shape)} (channels first); expected [H, W], or 1, 3 or 4 channels: "
-            "arrays as [H, W, C], tensors as [C, H, W]"
+            f"image has shape {tuple(image.shape)}; expected [H, W], or 1, 3 or 4 channels: arrays as [H, W, C], "
+            "tensors as [C, H, W]"
         )
-    return pixels
-
-
-def _decode_file(file: str | Path) -> PIL.Image.Image:
-    """The photo in a file, decoded whole and upright. Raises ``OSError`` that names the file."""
-    try:
-        with PIL.Image.open(file) as opened:
-            opened.load()
-            return ImageOps.exif_transpose(opened)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # Pillow's decoders raise errors of many types for damaged files
-        raise OSError(f"{file}: can't be read as a photo ({error})") from error
-
-
-def _pixels_of_pil(image: PIL.Image.Image) -> torch.Tensor:
-    """sRGB or grey in [0, 1], ``[H, W]`` or ``[3, H, W]``; 16-bit grey keeps its 16 bits, transparency is dropped."""
-    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
-        values = np.asarray(image).astype(np.float32)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError(
-                f"image has mode {image.mode} with values {values.min()} to {values.max()}: not 16-bit grey"
-            )
-        return torch.from_numpy(values / 65535)
-    if image.mode == "F":
-        return torch.from_numpy(_to_unit_range(np.asarray(image)).copy())
-    image = image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB")
-    pixels = torch.from_numpy(np.array(image)).float() / 255
-    return pixels if pixels.ndim == 2 else pixels.movedim(-1, 0)
-
-
-def _to_unit_range(array: np.ndarray) -> np.ndarray:
-    """Integers over their dtype's range, booleans, or floats in [0, 1], to float32 in [0, 1]."""
-    if array.dtype == bool:
-        return array.astype(np.float32)
-    if array.dtype.kind in "ui":
-        return (array.astype(np.float64) / np.iinfo(array.dtype).max).astype(np.float32)
-    if array.dtype.kind != "f":
-        raise TypeError(f"image has dtype {array.dtype}; use an integer or a floating-point dtype")
-    values = array.astype(np.float32)
-    if not np.isfinite(values).all():
-        raise ValueError("image holds NaN or infinite values")
-    if values.size and (values.min() < 0 or values.max() > 1):
+    values = values[..., :3]
+    if values.dtype == bool:
+        return values.astype(np.uint8) * 255
+    if values.dtype.kind in "ui" and values.dtype not in (np.uint8, np.uint16):
         raise ValueError(
-            f"image is {array.dtype} with values from {values.min():g} to {values.max():g}; floats must lie in [0, 1] "
-            "(divide by 255, or pass an integer dtype)"
+            f"image is {values.dtype} with values from {values.min()} to {values.max()}; whole numbers must be uint8 "
+            "(0 to 255) or uint16 (0 to 65535): convert it to the one that it means"
+        )
+    if values.dtype.kind not in "uif":
+        raise TypeError(f"image has dtype {values.dtype}; use uint8, uint16 or a floating-point dtype")
+    return values
+
+
+def _meant(image: PIL.Image.Image) -> PIL.Image.Image:
+    """A PIL image that isn't 8-bit grey in the mode of 16 bits."""
+    if image.mode == "I" and image.getextrema()[1] <= np.iinfo(np.uint8).max:  # type: ignore[operator]
+        raise PhotoError(
+            f"image has mode I with values from {image.getextrema()[0]} to {image.getextrema()[1]}, and grey of that "
+            "mode goes from 0 to 65535; if it is 8-bit grey, convert it to mode L"
+        )
+    return image
+
+
+def _check_floats(values: np.ndarray) -> np.ndarray:
+    """Floats that lie in [0, 1], as float32."""
+    values = values.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise PhotoError("image holds NaN or infinite values")
+    if values.min() < 0 or values.max() > 1:
+        raise PhotoError(
+            f"image is {values.dtype} with values from {values.min():g} to {values.max():g}; floats must lie "
+            "in [0, 1] (divide by 255, or pass 8 or 16-bit whole numbers)"
         )
     return values
+
+
+def _as_uint16(values: np.ndarray, bits: int | None = None) -> np.ndarray:
+    """Whole numbers of ``bits`` bits, or floats in [0, 1], to the full range of uint16."""
+    if values.dtype.kind == "f":
+        if not np.isfinite(values).all():
+            raise PhotoError("it holds NaN or infinite values; export it as 16-bit whole numbers")
+        if values.min() < 0 or values.max() > 1:
+            raise PhotoError(
+                f"floating-point values from {values.min():g} to {values.max():g}; they must lie in [0, 1]: "
+                "export it as 16-bit whole numbers"
+            )
+        return np.round(values * np.float32(_UINT16_MAX)).astype(np.uint16)
+    if values.dtype == np.uint16 and bits in (None, 16):
+        return values
+    if values.dtype.kind not in "ui":
+        raise PhotoError(f"values of type {values.dtype} aren't grey; export it as 16-bit whole numbers")
+    largest = _UINT16_MAX if bits is None or (values.dtype.kind == "i" and bits == 32) else 2**bits - 1
+    if values.min() < 0 or values.max() > largest:
+        raise PhotoError(
+            f"values from {values.min()} to {values.max()} aren't {bits or 16}-bit grey; "
+            "export it as 16-bit whole numbers"
+        )
+    return np.round(values.astype(np.float64) * (_UINT16_MAX / largest)).astype(np.uint16)
+
+
+def _to_gray(pixels: _Pixels) -> np.ndarray:
+    """Pixels to sRGB grey ``[H, W]``, uint8 or uint16."""
+    values, largest = pixels.values, np.iinfo(pixels.values.dtype).max
+    if pixels.space == "Lab ":
+        return _lab_table(largest)[values[..., 0]]
+    if pixels.space == "ICCL":  # in ICC's 16-bit encoding 100 is 0xFF00
+        return _lab_table(0xFF00)[np.minimum(values[..., 0], 0xFF00)]
+    transform = _profile_for(pixels.profile, pixels.space)
+    if pixels.space == "GRAY":
+        return _convert_gray(values[..., 0], pixels.profile if transform else None, transform)
+    gray, top = np.empty(values.shape[:2], np.uint16), 0
+    for rgb in _rgb_strips(pixels, transform):
+        value = rgb_to_gray(torch.from_numpy(rgb).movedim(-1, 0))[0]
+        gray[top : top + len(rgb)] = (value * _UINT16_MAX).round().numpy()
+        top += len(rgb)
+    return gray
+
+
+def _to_rgb(pixels: _Pixels) -> np.ndarray:
+    """Pixels to sRGB ``[H, W, 3]`` in [0, 1], float32."""
+    if pixels.space in ("Lab ", "ICCL"):
+        raise PhotoError("its colours are L*a*b*; save it as RGB")
+    if pixels.space == "GRAY":
+        gray = _to_gray(pixels)
+        return (gray / np.float32(np.iinfo(gray.dtype).max))[..., None].repeat(3, axis=-1)
+    return np.concatenate(list(_rgb_strips(pixels, _profile_for(pixels.profile, pixels.space))))
+
+
+def _rgb_strips(pixels: _Pixels, transform: str) -> Iterator[np.ndarray]:
+    """sRGB ``[rows, W, 3]`` in [0, 1], float32, of RGB or CMYK pixels, strip by strip from the top."""
+    rows = max(1, _STRIP_PIXELS // max(1, pixels.values.shape[1]))
+    for top in range(0, len(pixels.values), rows):
+        strip = np.ascontiguousarray(pixels.values[top : top + rows])
+        if transform:
+            yield _through_profile(strip, pixels.profile or b"", transform)
+            continue
+        unit = strip.astype(np.float32) / np.iinfo(strip.dtype).max
+        yield (1 - unit[..., :3]) * (1 - unit[..., 3:]) if pixels.space == "CMYK" else unit
+
+
+def _convert_gray(values: np.ndarray, profile: bytes | None, transform: str) -> np.ndarray:
+    if not profile:
+        return values
+    ramp = np.arange(np.iinfo(values.dtype).max + 1, dtype=values.dtype)[None, :, None]
+    if transform == "rgb":  # grey pixels with an RGB profile: equal parts of its three primaries
+        ramp = np.repeat(ramp, 3, axis=-1)
+    rgb = _through_profile(np.ascontiguousarray(ramp), profile, transform)
+    gray = rgb_to_gray(torch.from_numpy(rgb).movedim(-1, 0))[0, 0]
+    return (gray * _UINT16_MAX).round().numpy().astype(np.uint16)[values]
+
+
+def _through_profile(pixels: np.ndarray, profile: bytes, transform: str) -> np.ndarray:
+    """Pixels ``[h, w, C]`` to sRGB ``[h, w, 3]``, float32, relative colorimetric."""
+    if transform == "gray":
+        pixels = pixels[..., 0]
+    return needed("imagecodecs", "a photo with an ICC profile").cms_transform(
+        pixels, profile, srgb_profile(), colorspace=transform, outcolorspace="rgb", outdtype="float32", intent=1
+    )
+
+
+def _profile_for(profile: bytes | None, space: str) -> str:
+    """How lcms is to read these pixels with this profile; empty if the profile is sRGB, missing or not theirs."""
+    wants = profile_space(profile) if profile else ""
+    if wants == "sRGB":
+        return ""
+    if wants == space or (space == "GRAY" and wants == "RGB "):
+        return wants.strip().lower()
+    return ""
+
+
+def profile_space(profile: bytes) -> str:
+    """ICC's signature of a profile's colour space, ``"sRGB"`` for sRGB itself, empty for a damaged profile."""
+    try:
+        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        space, name = opened.profile.xcolor_space, ImageCms.getProfileDescription(opened)
+    except (OSError, ImageCms.PyCMSError, ValueError):
+        return ""
+    return "sRGB" if space == "RGB " and "sRGB" in name else space
+
+
+def _lab_table(largest: int) -> np.ndarray:
+    """The sRGB grey, uint16, of every L* that 0 ... ``largest`` can encode."""
+    gray = lightness_to_gray(torch.linspace(0, 100, largest + 1, dtype=torch.float64)).clamp(0, 1)
+    return (gray * _UINT16_MAX).round().numpy().astype(np.uint16)
+
+
+@cache
+def srgb_profile() -> bytes:
+    """An sRGB ICC profile, the same bytes at every call."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    # The header's date of creation would make every run's files differ
+    profile[24:36] = bytes((0x07, 0xD0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0))
+    return bytes(profile)

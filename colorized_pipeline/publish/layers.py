@@ -18,7 +18,8 @@ from PIL import Image
 
 from ..archive.copies import ColourPage, write_copy
 from ..archive.files import write_atomically
-from ..archive.scans import open_scan, srgb_profile
+from ..archive.scans import open_scan
+from ..diffusion.reading import srgb_profile
 from .results import Result, read_colour, to_bytes
 
 LAYER_FORMATS = (".psd", ".ora")
