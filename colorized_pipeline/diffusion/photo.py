@@ -1,11 +1,14 @@
-"""A photo on its way: its full-size lightness, what the network reads of it, and its picture from drawn chroma."""
+"""A photo on its way: from a file or values to lightness, to what the network reads of it, and to its picture."""
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 import torch.nn.functional as F
 
@@ -21,6 +24,17 @@ from .color import (
     upsample_rows,
 )
 from .hints import Hint, HintMap, map_hints
+from .reading import (
+    DEFAULT_MAX_MEGAPIXELS,
+    PhotoError,
+    Pixels,
+    naming,
+    pixels_of_image,
+    read_gray,
+    read_pixels,
+    to_gray,
+    to_rgb,
+)
 from .variants import spread
 
 _ENCODER_PIXELS = 2**19
@@ -90,6 +104,114 @@ class Lightness:
 def _lightness_table(largest: int) -> torch.Tensor:
     """L* of every grey value 0 ... ``largest``, float32."""
     return gray_to_lightness(torch.arange(largest + 1, dtype=torch.float64) / largest).float()
+
+
+# The path of a file; a PIL image of any mode, as it lies; an array [H, W] or [H, W, C]; a tensor [H, W] or [C, H, W].
+# Values are uint8 or uint16 over their full range, or floats in [0, 1]. Or what was read of a photo before.
+PhotoInput = str | Path | PIL.Image.Image | np.ndarray | torch.Tensor | Lightness
+
+
+def read_photo(image: PhotoInput, *, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> Lightness:
+    """The lightness of any accepted photo. A colour photo is taken as its lightness.
+
+    Args:
+        max_megapixels: refuse larger files, which may be small files made to fill the memory.
+
+    Raises:
+        ValueError, TypeError: for what is no photo.
+        OSError: for a file that can't be read; the message names it.
+    """
+    if isinstance(image, Lightness):
+        return image
+    if isinstance(image, (str, Path)):
+        return Lightness(read_gray(Path(image), max_megapixels=max_megapixels))
+    if isinstance(image, PIL.Image.Image):
+        return Lightness(to_gray(pixels_of_image(_meant(image))))
+    values = _channels_last(image)
+    if values.dtype.kind == "f":
+        unit = torch.from_numpy(_check_floats(values)).movedim(-1, 0)
+        return Lightness(gray_to_lightness(unit) if len(unit) == 1 else rgb_to_lab(unit)[:1])
+    return Lightness(to_gray(Pixels(values, "GRAY" if values.shape[-1] == 1 else "RGB ")))
+
+
+def read_colors(image: PhotoInput, *, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> torch.Tensor:
+    """The colours of any accepted photo as sRGB ``[3, H, W]`` in [0, 1], float32. Raises as :func:`read_photo`."""
+    if isinstance(image, Lightness):
+        raise TypeError("the lightness of a photo has no colours")
+    if isinstance(image, (str, Path)):
+        with naming(Path(image)):
+            return torch.from_numpy(to_rgb(read_pixels(Path(image), max_megapixels=max_megapixels))).movedim(-1, 0)
+    if isinstance(image, PIL.Image.Image):
+        return torch.from_numpy(to_rgb(pixels_of_image(image))).movedim(-1, 0)
+    values = _channels_last(image)
+    if values.dtype.kind == "f":
+        return torch.from_numpy(_check_floats(values)).movedim(-1, 0).expand(3, -1, -1)
+    return torch.from_numpy(to_rgb(Pixels(values, "GRAY" if values.shape[-1] == 1 else "RGB "))).movedim(-1, 0)
+
+
+def list_photos(image: PhotoInput | Sequence[PhotoInput]) -> list[PhotoInput]:
+    """One photo, a list of photos or a batched tensor as a list; of one photo that is not batched itself."""
+    if isinstance(image, (list, tuple)):
+        if not image:
+            raise ValueError("image is an empty list: give at least one photo")
+        return list(image)
+    if isinstance(image, (np.ndarray, torch.Tensor)) and image.ndim == 4:
+        return list(image)
+    return [image]  # type: ignore[list-item]
+
+
+def _channels_last(image: Any) -> np.ndarray:
+    """An array or tensor as ``[H, W, 1 or 3]``, uint8, uint16 or floating point."""
+    if isinstance(image, torch.Tensor):
+        values = image.detach().cpu()
+        values = (values.float() if values.is_floating_point() else values).numpy()  # NumPy has no bfloat16
+        values = np.moveaxis(values, 0, -1) if values.ndim == 3 else values
+    elif isinstance(image, np.ndarray):
+        values = image
+    else:
+        raise TypeError(
+            f"image must be a path, PIL image, array, tensor or a list of them, got {type(image).__name__}"
+        )
+    values = values[..., None] if values.ndim == 2 else values
+    if values.ndim != 3 or values.shape[-1] not in (1, 3, 4) or not values.size:
+        raise ValueError(
+            f"image has shape {tuple(image.shape)}; expected [H, W], or 1, 3 or 4 channels: arrays as [H, W, C], "
+            "tensors as [C, H, W]"
+        )
+    values = values[..., :3]
+    if values.dtype == bool:
+        return values.astype(np.uint8) * 255
+    if values.dtype.kind in "ui" and values.dtype not in (np.uint8, np.uint16):
+        raise ValueError(
+            f"image is {values.dtype} with values from {values.min()} to {values.max()}; whole numbers must be uint8 "
+            "(0 to 255) or uint16 (0 to 65535): convert it to the one that it means"
+        )
+    if values.dtype.kind not in "uif":
+        raise TypeError(f"image has dtype {values.dtype}; use uint8, uint16 or a floating-point dtype")
+    return values
+
+
+def _meant(image: PIL.Image.Image) -> PIL.Image.Image:
+    """A PIL image that isn't 8-bit grey in the mode of 16 bits."""
+    if image.mode == "I" and image.getextrema()[1] <= np.iinfo(np.uint8).max:  # type: ignore[operator]
+        raise PhotoError(
+            f"image has mode I with values from {image.getextrema()[0]} to {image.getextrema()[1]}, and grey of that "
+            "mode goes from 0 to 65535; if it is 8-bit grey, convert it to mode L"
+        )
+    return image
+
+
+def _check_floats(values: np.ndarray) -> np.ndarray:
+    """Floats that lie in [0, 1], as float32."""
+    values = values.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise PhotoError("image holds NaN or infinite values")
+    if values.min() < 0 or values.max() > 1:
+        raise PhotoError(
+            f"image is {values.dtype} with values from {values.min():g} to {values.max():g}; floats must lie "
+            "in [0, 1] (divide by 255, or pass 8 or 16-bit whole numbers)"
+        )
+    return values
 
 
 @dataclass

@@ -25,8 +25,20 @@ from transformers import PreTrainedModel
 from .bands import BANDS, posterior_noise
 from .color import chroma_to_latents, latents_to_chroma, rgb_to_lab
 from .hints import Hint, HintMap
-from .photo import Lightness, PreparedPhoto, compose, encode_lightness, measure_spread, prepare_photo, seen_chroma
-from .reading import PhotoInput, list_photos, read_colors, read_photo
+from .photo import (
+    Lightness,
+    PhotoInput,
+    PreparedPhoto,
+    compose,
+    encode_lightness,
+    list_photos,
+    measure_spread,
+    prepare_photo,
+    read_colors,
+    read_photo,
+    seen_chroma,
+)
+from .reading import PhotoError
 from .steering import HintSteer, Palette, PaletteSteer, Steer, SteerInTurn, fit_palette, steered_prediction
 from .variants import check_count, check_variants, count_variants, order_by_typicality
 
@@ -434,13 +446,13 @@ class ColorizationPipeline(DiffusionPipeline):
         try:
             colors = read_colors(reference)
         except ValueError as error:
-            raise ValueError(f"reference: {error}") from error
+            raise PhotoError(f"reference: {error}") from error
         edge = self.config.working_size // self.config.luma_factor
         shrink = edge / min(colors.shape[-2:])
         size = [max(1, round(length * shrink)) for length in colors.shape[-2:]]
         lab = rgb_to_lab(F.interpolate(colors[None], size, mode="bilinear", antialias=True))
         if lab[:, 1:].norm(dim=1).mean() < _NEARLY_GRAY:
-            raise ValueError("reference is grey or nearly so: give a colour photo")
+            raise PhotoError("reference is grey or nearly so: give a colour photo")
         return fit_palette(lab[:, :1], lab[:, 1:])
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:

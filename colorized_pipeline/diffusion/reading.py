@@ -1,8 +1,8 @@
-"""Reading a photo: any file, PIL image, array or tensor to its lightness, at full precision.
+"""Reading photo files: any format to upright pixels, and pixels to grey of the same lightness, at full precision.
 
 A file's pixels become sRGB-encoded grey of the same lightness, through its ICC profile if it has one. Whole numbers
 stay whole numbers: 8-bit grey without a profile stays as it is, everything else becomes 16-bit. Packages that not
-every file needs are loaded when one does, so that 8-bit JPEG and PNG are read with Pillow alone.
+every file needs are loaded when one does: 8-bit JPEG and PNG are read with Pillow alone.
 """
 
 import importlib
@@ -10,24 +10,16 @@ import io
 import logging
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
-import torch
 from PIL import ImageCms, UnidentifiedImageError
-
-from .color import gray_to_lightness, lightness_to_gray, rgb_to_gray, rgb_to_lab
-from .photo import Lightness
-
-# The path of a file; a PIL image of any mode, as it lies; an array [H, W] or [H, W, C]; a tensor [H, W] or [C, H, W].
-# Values are uint8 or uint16 over their full range, or floats in [0, 1]. Or what was read of a photo before.
-PhotoInput = str | Path | PIL.Image.Image | np.ndarray | torch.Tensor | Lightness
 
 DEFAULT_MAX_MEGAPIXELS = 300.0
 _STRIP_PIXELS = 2**18
@@ -47,45 +39,6 @@ class TooLargeError(PhotoError):
     """A photo has more pixels than the caller allows."""
 
 
-def read_photo(image: PhotoInput, *, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> Lightness:
-    """The lightness of any accepted photo. A colour photo is taken as its lightness.
-
-    Args:
-        max_megapixels: refuse larger files, which may be small files made to fill the memory.
-
-    Raises:
-        ValueError, TypeError: for what is no photo.
-        OSError: for a file that can't be read; the message names it.
-    """
-    if isinstance(image, Lightness):
-        return image
-    if isinstance(image, (str, Path)):
-        return Lightness(read_gray(Path(image), max_megapixels=max_megapixels))
-    if isinstance(image, PIL.Image.Image):
-        return Lightness(_to_gray(_pixels_of_image(_meant(image))))
-    values = _channels_last(image)
-    if values.dtype.kind == "f":
-        unit = torch.from_numpy(_check_floats(values)).movedim(-1, 0)
-        return Lightness(gray_to_lightness(unit) if len(unit) == 1 else rgb_to_lab(unit)[:1])
-    return Lightness(_to_gray(_Pixels(values, "GRAY" if values.shape[-1] == 1 else "RGB ")))
-
-
-def read_colors(image: PhotoInput, *, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> torch.Tensor:
-    """The colours of any accepted photo as sRGB ``[3, H, W]`` in [0, 1], float32. Raises as :func:`read_photo`."""
-    if isinstance(image, Lightness):
-        raise TypeError("the lightness of a photo has no colours")
-    if isinstance(image, (str, Path)):
-        with naming(Path(image)):
-            pixels, orientation = _decode(Path(image), None, max_megapixels)
-            return torch.from_numpy(_turn(_to_rgb(pixels), orientation)).movedim(-1, 0)
-    if isinstance(image, PIL.Image.Image):
-        return torch.from_numpy(_to_rgb(_pixels_of_image(image))).movedim(-1, 0)
-    values = _channels_last(image)
-    if values.dtype.kind == "f":
-        return torch.from_numpy(_check_floats(values)).movedim(-1, 0).expand(3, -1, -1)
-    return torch.from_numpy(_to_rgb(_Pixels(values, "GRAY" if values.shape[-1] == 1 else "RGB "))).movedim(-1, 0)
-
-
 def read_gray(
     file: Path, directory: int | None = None, *, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS
 ) -> np.ndarray:
@@ -100,19 +53,7 @@ def read_gray(
         OSError, ValueError: if it can't be read as a photo; the message names it.
     """
     with naming(file):
-        pixels, orientation = _decode(file, directory, max_megapixels)
-        return _turn(_to_gray(pixels), orientation)
-
-
-def list_photos(image: PhotoInput | Sequence[PhotoInput]) -> list[PhotoInput]:
-    """One photo, a list of photos or a batched tensor as a list; of one photo that is not batched itself."""
-    if isinstance(image, (list, tuple)):
-        if not image:
-            raise ValueError("image is an empty list: give at least one photo")
-        return list(image)
-    if isinstance(image, (np.ndarray, torch.Tensor)) and image.ndim == 4:
-        return list(image)
-    return [image]  # type: ignore[list-item]
+        return to_gray(read_pixels(file, directory, max_megapixels=max_megapixels))
 
 
 # Files
@@ -232,7 +173,7 @@ def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Pixels:
+class Pixels:
     """What a photo holds: ``values [H, W, C]``, uint8 or uint16, of an ICC colour space, with the profile for it."""
 
     values: np.ndarray
@@ -240,11 +181,17 @@ class _Pixels:
     profile: bytes | None = None
 
 
-def _decode(file: Path, directory: int | None, max_megapixels: float) -> tuple[_Pixels, int]:
-    """The pixels of a file and how they are to be turned."""
+def read_pixels(file: Path, directory: int | None = None, *, max_megapixels: float) -> Pixels:
+    """The upright pixels of a file; raises as decoders do, see :func:`naming`. Arguments as of :func:`read_gray`."""
     start = check_file(file)
-    if is_tiff(start):
-        return _decode_tiff(file, directory, max_megapixels)
+    pixels, orientation = (
+        _decode_tiff(file, directory, max_megapixels) if is_tiff(start) else _decode(file, start, max_megapixels)
+    )
+    return replace(pixels, values=_turn(pixels.values, orientation))
+
+
+def _decode(file: Path, start: bytes, max_megapixels: float) -> tuple[Pixels, int]:
+    """The pixels of a file and how they are to be turned."""
     with open_image(file) as image:
         check_size(image.height, image.width, max_megapixels)
         if png_depth(start) == 16 and image.mode not in ("I;16", "I"):
@@ -253,12 +200,13 @@ def _decode(file: Path, directory: int | None, max_megapixels: float) -> tuple[_
             values = values.reshape(*values.shape[:2], -1)
             gray = values.shape[-1] <= 2
             kept, space = (values[..., :1], "GRAY") if gray else (values[..., :3], "RGB ")
-            return _Pixels(kept, space, image.info.get("icc_profile")), orientation_of(image)
+            return Pixels(kept, space, image.info.get("icc_profile")), orientation_of(image)
         image.load()
-        return _pixels_of_image(image), orientation_of(image)
+        return pixels_of_image(image), orientation_of(image)
 
 
-def _pixels_of_image(image: PIL.Image.Image) -> _Pixels:
+def pixels_of_image(image: PIL.Image.Image) -> Pixels:
+    """The pixels of an image that Pillow has opened, as it lies."""
     mode, profile = image.mode, image.info.get("icc_profile")
     if mode in ("1", "L", "LA", "La"):
         values, space = np.asarray(image.convert("L"))[..., None], "GRAY"
@@ -272,7 +220,7 @@ def _pixels_of_image(image: PIL.Image.Image) -> _Pixels:
         if mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")
         values, space = np.asarray(image.convert("RGB")), "RGB "
-    return _Pixels(values, space, profile)
+    return Pixels(values, space, profile)
 
 
 # TIFF
@@ -322,7 +270,7 @@ def tiff_orientation(page: Any) -> int:
     return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
 
 
-def _decode_tiff(file: Path, directory: int | None, max_megapixels: float) -> tuple[_Pixels, int]:
+def _decode_tiff(file: Path, directory: int | None, max_megapixels: float) -> tuple[Pixels, int]:
     if directory is None:
         with open_tiff(file) as (_, whole):
             directory = whole[0]
@@ -335,7 +283,7 @@ def _decode_tiff(file: Path, directory: int | None, max_megapixels: float) -> tu
                 with _without_limit():
                     image.seek(directory)
                 image.load()
-                return _pixels_of_image(image), orientation
+                return pixels_of_image(image), orientation
         return _pixels_of_tiff(page), orientation
 
 
@@ -355,7 +303,7 @@ def _without_orientation(file: Path, page: Any) -> Path | io.BytesIO:
     return io.BytesIO(content)
 
 
-def _pixels_of_tiff(page: Any) -> _Pixels:
+def _pixels_of_tiff(page: Any) -> Pixels:
     tag = page.tags.get(34675)
     profile = bytes(tag.value) if tag is not None else None
     photometric = int(page.photometric)
@@ -379,64 +327,10 @@ def _pixels_of_tiff(page: Any) -> _Pixels:
         values = _as_uint16(values, bits=int(page.bitspersample))
     if photometric == 0:
         values = np.iinfo(values.dtype).max - values
-    return _Pixels(values, space, profile)
+    return Pixels(values, space, profile)
 
 
 # Values
-
-
-def _channels_last(image: Any) -> np.ndarray:
-    """An array or tensor as ``[H, W, 1 or 3]``, uint8, uint16 or floating point."""
-    if isinstance(image, torch.Tensor):
-        values = image.detach().cpu()
-        values = (values.float() if values.is_floating_point() else values).numpy()  # NumPy has no bfloat16
-        values = np.moveaxis(values, 0, -1) if values.ndim == 3 else values
-    elif isinstance(image, np.ndarray):
-        values = image
-    else:
-        raise TypeError(
-            f"image must be a path, PIL image, array, tensor or a list of them, got {type(image).__name__}"
-        )
-    values = values[..., None] if values.ndim == 2 else values
-    if values.ndim != 3 or values.shape[-1] not in (1, 3, 4) or not values.size:
-        raise ValueError(
-            f"image has shape {tuple(image.shape)}; expected [H, W], or 1, 3 or 4 channels: arrays as [H, W, C], "
-            "tensors as [C, H, W]"
-        )
-    values = values[..., :3]
-    if values.dtype == bool:
-        return values.astype(np.uint8) * 255
-    if values.dtype.kind in "ui" and values.dtype not in (np.uint8, np.uint16):
-        raise ValueError(
-            f"image is {values.dtype} with values from {values.min()} to {values.max()}; whole numbers must be uint8 "
-            "(0 to 255) or uint16 (0 to 65535): convert it to the one that it means"
-        )
-    if values.dtype.kind not in "uif":
-        raise TypeError(f"image has dtype {values.dtype}; use uint8, uint16 or a floating-point dtype")
-    return values
-
-
-def _meant(image: PIL.Image.Image) -> PIL.Image.Image:
-    """A PIL image that isn't 8-bit grey in the mode of 16 bits."""
-    if image.mode == "I" and image.getextrema()[1] <= np.iinfo(np.uint8).max:  # type: ignore[operator]
-        raise PhotoError(
-            f"image has mode I with values from {image.getextrema()[0]} to {image.getextrema()[1]}, and grey of that "
-            "mode goes from 0 to 65535; if it is 8-bit grey, convert it to mode L"
-        )
-    return image
-
-
-def _check_floats(values: np.ndarray) -> np.ndarray:
-    """Floats that lie in [0, 1], as float32."""
-    values = values.astype(np.float32)
-    if not np.isfinite(values).all():
-        raise PhotoError("image holds NaN or infinite values")
-    if values.min() < 0 or values.max() > 1:
-        raise PhotoError(
-            f"image is {values.dtype} with values from {values.min():g} to {values.max():g}; floats must lie "
-            "in [0, 1] (divide by 255, or pass 8 or 16-bit whole numbers)"
-        )
-    return values
 
 
 def _as_uint16(values: np.ndarray, bits: int | None = None) -> np.ndarray:
@@ -463,7 +357,7 @@ def _as_uint16(values: np.ndarray, bits: int | None = None) -> np.ndarray:
     return np.round(values.astype(np.float64) * (_UINT16_MAX / largest)).astype(np.uint16)
 
 
-def _to_gray(pixels: _Pixels) -> np.ndarray:
+def to_gray(pixels: Pixels) -> np.ndarray:
     """Pixels to sRGB grey ``[H, W]``, uint8 or uint16."""
     values, largest = pixels.values, np.iinfo(pixels.values.dtype).max
     if pixels.space == "Lab ":
@@ -475,23 +369,22 @@ def _to_gray(pixels: _Pixels) -> np.ndarray:
         return _convert_gray(values[..., 0], pixels.profile if transform else None, transform)
     gray, top = np.empty(values.shape[:2], np.uint16), 0
     for rgb in _rgb_strips(pixels, transform):
-        value = rgb_to_gray(torch.from_numpy(rgb).movedim(-1, 0))[0]
-        gray[top : top + len(rgb)] = (value * _UINT16_MAX).round().numpy()
+        gray[top : top + len(rgb)] = _gray_of_rgb(rgb)
         top += len(rgb)
     return gray
 
 
-def _to_rgb(pixels: _Pixels) -> np.ndarray:
+def to_rgb(pixels: Pixels) -> np.ndarray:
     """Pixels to sRGB ``[H, W, 3]`` in [0, 1], float32."""
     if pixels.space in ("Lab ", "ICCL"):
         raise PhotoError("its colours are L*a*b*; save it as RGB")
     if pixels.space == "GRAY":
-        gray = _to_gray(pixels)
+        gray = to_gray(pixels)
         return (gray / np.float32(np.iinfo(gray.dtype).max))[..., None].repeat(3, axis=-1)
     return np.concatenate(list(_rgb_strips(pixels, _profile_for(pixels.profile, pixels.space))))
 
 
-def _rgb_strips(pixels: _Pixels, transform: str) -> Iterator[np.ndarray]:
+def _rgb_strips(pixels: Pixels, transform: str) -> Iterator[np.ndarray]:
     """sRGB ``[rows, W, 3]`` in [0, 1], float32, of RGB or CMYK pixels, strip by strip from the top."""
     rows = max(1, _STRIP_PIXELS // max(1, pixels.values.shape[1]))
     for top in range(0, len(pixels.values), rows):
@@ -510,8 +403,17 @@ def _convert_gray(values: np.ndarray, profile: bytes | None, transform: str) -> 
     if transform == "rgb":  # grey pixels with an RGB profile: equal parts of its three primaries
         ramp = np.repeat(ramp, 3, axis=-1)
     rgb = _through_profile(np.ascontiguousarray(ramp), profile, transform)
-    gray = rgb_to_gray(torch.from_numpy(rgb).movedim(-1, 0))[0, 0]
-    return (gray * _UINT16_MAX).round().numpy().astype(np.uint16)[values]
+    return _gray_of_rgb(rgb)[0][values]
+
+
+def _gray_of_rgb(rgb: np.ndarray) -> np.ndarray:
+    """sRGB ``[h, w, 3]`` in [0, 1] to uint16 grey ``[h, w]`` of the same lightness."""
+    import torch  # here, so that what needs no pixels does without it
+
+    from .color import rgb_to_gray
+
+    gray = rgb_to_gray(torch.from_numpy(rgb).movedim(-1, 0))[0]
+    return (gray * _UINT16_MAX).round().numpy().astype(np.uint16)
 
 
 def _through_profile(pixels: np.ndarray, profile: bytes, transform: str) -> np.ndarray:
@@ -545,6 +447,10 @@ def profile_space(profile: bytes) -> str:
 
 def _lab_table(largest: int) -> np.ndarray:
     """The sRGB grey, uint16, of every L* that 0 ... ``largest`` can encode."""
+    import torch
+
+    from .color import lightness_to_gray
+
     gray = lightness_to_gray(torch.linspace(0, 100, largest + 1, dtype=torch.float64)).clamp(0, 1)
     return (gray * _UINT16_MAX).round().numpy().astype(np.uint16)
 
