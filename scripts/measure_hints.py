@@ -30,7 +30,7 @@ BATCH = 8
 
 
 class Replacement:
-    """Only the hinted cells of the predicted x_0 are replaced (as in DDNM, Wang et al. 2023): nothing is propagated."""
+    """Only the hinted cells of the predicted x_0 are replaced (as DDNM, Wang et al. 2023): nothing is propagated."""
 
     needs_network = False
 
