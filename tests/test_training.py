@@ -30,6 +30,7 @@ from colorized_pipeline.training.losses import (
     Regression,
     draw_timesteps,
     drop_condition,
+    mean_error,
 )
 from colorized_pipeline.training.networks import build_unet, learning_rate, preset_of, widen_unet
 from train_colorization import compute_loss
@@ -69,6 +70,14 @@ def test_loss_is_zero_for_the_right_target_only(kind: str) -> None:
     other = {**given, "noise": batch(1)["noise"]}
     assert loss_of(objective, answering(target_of(objective, given)), given) == 0
     assert loss_of(objective, answering(target_of(objective, other)), given) > 0.1
+
+
+def test_details_count_a_tenth() -> None:
+    zeros, errors = torch.zeros(1, 8, 4, 4), torch.zeros(1, 8, 4, 4)
+    errors[:, 2:] = 1.0
+    assert mean_error(errors, zeros).tolist() == pytest.approx([0.1])
+    assert mean_error(torch.ones(1, 8, 4, 4), zeros).tolist() == pytest.approx([1.1])
+    assert mean_error(torch.ones(1, 2, 4, 4), zeros[:, :2]).tolist() == pytest.approx([1.0])
 
 
 def test_regression_loss_is_zero_for_the_chroma_itself() -> None:
