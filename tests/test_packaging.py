@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from skimage import color as skimage_color
 from skimage import data as skimage_data
 from typer.testing import CliRunner, Result
 
-from colorized_pipeline import DEFAULT_CHECKPOINT, EXAMPLES, FAST_CHECKPOINT, load_default
+from colorized_pipeline import DEFAULT_CHECKPOINT, EXAMPLES, FAST_CHECKPOINT, load_default, load_pipeline
 from colorized_pipeline.archive.inspection import describe
 from colorized_pipeline.cli import app
 
@@ -71,6 +72,24 @@ def test_checkpoint_is_small_and_private() -> None:
     assert sum(file.stat().st_size for file in files) < 32e6
     for file in DEFAULT_CHECKPOINT.rglob("*.json"):
         assert '"/' not in file.read_text(), f"{file} names a folder of some machine"
+
+
+def test_a_trained_pipeline_goes_into_a_package(checkpoint: Path, tmp_path: Path) -> None:
+    target = tmp_path / "packaged"
+    target.mkdir()
+    (target / "old").touch()
+    words = ["package", str(checkpoint), "-o", str(target), "--default-steps", "3", "--default-guidance", "1.5"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert {file.name for file in tmp_path.iterdir()} == {"packaged"} and not list(target.glob("*.py"))
+    assert not (target / "old").exists()
+    assert {value.dtype for value in load_file(target / "unet/diffusion_pytorch_model.safetensors").values()} == {
+        torch.float16
+    }
+    pipe = load_pipeline(target)
+    assert (pipe.config.default_steps, pipe.config.default_guidance) == (3, 1.5) and pipe.unet.dtype == torch.float32
+    failed = CliRunner().invoke(app, ["package", str(tmp_path), "-o", str(target)])
+    assert failed.exit_code == 2 and "did you mean" in failed.stderr and target.is_dir()
 
 
 def test_shipped_checkpoint_colorizes_a_real_photograph() -> None:

@@ -455,6 +455,11 @@ class ColorizationPipeline(DiffusionPipeline):
             raise PhotoError("reference is grey or nearly so: give a colour photo")
         return fit_palette(lab[:, :1], lab[:, 1:])
 
+    @classmethod
+    def from_pretrained(cls, source: str | Path | None, **kwargs: Any) -> "ColorizationPipeline":
+        """As in diffusers, but weights as pickles, which can run any code when they are loaded, are refused."""
+        return super().from_pretrained(source, **{**kwargs, "use_safetensors": True})
+
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """As in diffusers, and the pipeline's own code beside the weights.
 
