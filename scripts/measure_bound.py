@@ -13,11 +13,9 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from measuring import load, open_photos, provenance
 
-from colorized_pipeline import ColorizationPipeline
-from colorized_pipeline.evaluation.report import bound_figures, hardware, weights_digest
-from colorized_pipeline.training.data import ColorizationDataset
-from colorized_pipeline.training.sources import open_source
+from colorized_pipeline.evaluation.report import bound_figures, weights_digest
 
 
 def point(text: str) -> tuple[int, Path]:
@@ -58,20 +56,15 @@ def main() -> None:
 
     rows = []
     for seen, folder in args.checkpoints:
-        pipe = ColorizationPipeline.from_pretrained(folder)
-        dataset = ColorizationDataset(
-            open_source(args.photos),
-            resolution=pipe.config.working_size,
-            luma_factor=pipe.config.luma_factor,
-            augment=False,
-        )
+        pipe = load(folder)
+        dataset = open_photos(pipe, args.photos, resolution=pipe.config.working_size)
         figures = bound_figures(pipe, dataset, photos=args.count, seed=args.seed)
         rows.append({"photos_seen": seen, "weights": weights_digest(pipe), **figures})
         total, error = figures["bits_per_dimension"], figures["standard_error"]
         print(f"{seen:>9,} photos seen: {total:.3f} ± {error:.3f} bits per chroma dimension", flush=True)
     args.output.mkdir(parents=True, exist_ok=True)
-    names = ", ".join(Path(photo).name for photo in args.photos)
-    report = {"set": names, "seed": args.seed, "hardware": hardware(pipe.device), "checkpoints": rows}
+    record = provenance(pipe, args.photos, count=rows[0]["photos"], seed=args.seed)
+    report = {**record, "checkpoints": rows}
     (args.output / "bound.json").write_text(json.dumps(report, indent=2) + "\n")
     plot(rows, f"{rows[0]['photos']} photos, bins of {rows[0]['bin_width']:g} CIELAB unit", args.output / "bound.png")
 

@@ -1,4 +1,4 @@
-"""What a colour hint does to the rest of the picture, by several ways of imposing it; prints a markdown table.
+"""What a colour hint does to the rest of the picture; prints a markdown table.
 
 python scripts/measure_hints.py --photos 'photos/*.parquet' --limit 100
 
@@ -7,123 +7,41 @@ inside the disc, "rest" outside of it (CIEDE2000, mean over photos), "seam" the 
 over the disc's edge is above the 95th percentile of that over equal circles elsewhere in the same true photo.
 """
 
-import argparse
 import math
 import time
-from collections.abc import Callable
+from dataclasses import replace
 
 import torch
+from measuring import in_words, load, make_parser, open_photos, provenance, spread_over
 from skimage.color import deltaE_ciede2000
 
-from colorized_pipeline import ColorizationPipeline, load_default
+from colorized_pipeline import ColorizationPipeline
 from colorized_pipeline.diffusion.color import lab_to_displayable_rgb, rgb_to_lab
 from colorized_pipeline.diffusion.hints import HintMap
 from colorized_pipeline.diffusion.photo import Lightness
-from colorized_pipeline.diffusion.steering import HintSteer, Steer
-from colorized_pipeline.evaluation.report import weights_digest
-from colorized_pipeline.training.data import ColorizationDataset
-from colorized_pipeline.training.sources import open_source
 
 AREA = 0.02
 CIRCLES = 40  # of equal size, in the true photo, that an edge's gradient is compared to
 BATCH = 8
 
 
-class Replacement:
-    """Only the hinted cells of the predicted x_0 are replaced (as DDNM, Wang et al. 2023): nothing is propagated."""
-
-    needs_network = False
-
-    def __init__(self, target: torch.Tensor, share: torch.Tensor) -> None:
-        self.target, self.share = target, share
-
-    def __call__(self, clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
-        return torch.lerp(clean.detach(), self.target, self.share)
-
-
-class GradientSteer:
-    """DPS (Chung et al. 2023) in terms of x_0: a step of given length down the gradient of the hints' error."""
-
-    needs_network = True
-
-    def __init__(self, target: torch.Tensor, share: torch.Tensor, *, strength: float) -> None:
-        self.target, self.share, self.strength = target, share, strength
-
-    def __call__(self, clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
-        error = (self.share * (self.target - clean)).square().sum((1, 2, 3)).sqrt()
-        (gradient,) = torch.autograd.grad(error.sum(), noisy)
-        return torch.lerp(clean.detach() - self.strength * gradient, self.target, self.share)
-
-
-def repaint(
-    pipe: ColorizationPipeline,
-    lightness: torch.Tensor,
-    *,
-    steps: int,
-    generators: list[torch.Generator],
-    target: torch.Tensor,
-    share: torch.Tensor,
-    jumps: int,
-) -> torch.Tensor:
-    """RePaint (Lugmayr et al. 2022): at every step the hinted cells are replaced by their colour, noised alike.
-
-    Each step is done ``jumps`` times, with noise added back between: a whole pass of the network each time.
-    """
-
-    def noise() -> torch.Tensor:
-        return torch.cat([torch.randn(1, *target.shape[1:], generator=one) for one in generators])
-
-    scheduler = pipe.scheduler
-    scheduler.set_timesteps(steps)
-    condition, chroma = pipe.condition(lightness), noise()
-    times = [int(t) for t in scheduler.timesteps]
-    for timestep, before in zip(times, [*times[1:], -1], strict=True):
-        level = scheduler.alphas_cumprod[before] if before >= 0 else torch.tensor(1.0)
-        for jump in range(jumps if before >= 0 else 1):
-            if jump:
-                kept = scheduler.alphas_cumprod[timestep] / level
-                chroma = kept.sqrt() * chroma + (1 - kept).sqrt() * noise()
-            predicted = pipe.predict(
-                chroma, torch.tensor(timestep), condition=condition, guidance_scale=pipe.config.default_guidance
-            )
-            chroma = scheduler.step(predicted, timestep, chroma, generator=generators).prev_sample
-            chroma = pipe.add_posterior_noise(chroma, torch.tensor(timestep), generators=generators)
-            known = level.sqrt() * target + (1 - level).sqrt() * noise()
-            chroma = torch.lerp(chroma, known, share)
-    return chroma * pipe.config.chroma_scale
-
-
-METHODS: dict[str, Callable[[torch.Tensor, torch.Tensor], Steer] | int | None] = {
-    "no hint": None,
-    "replacement of x_0": Replacement,
-    "RePaint, 1 pass a step": 1,
-    "RePaint, 4 passes a step": 4,
-    "gradient, strength 0.5": lambda target, share: GradientSteer(target, share, strength=0.5),
-    "gradient, strength 2": lambda target, share: GradientSteer(target, share, strength=2.0),
-    "gradient, strength 8": lambda target, share: GradientSteer(target, share, strength=8.0),
-    "ours": HintSteer,
-}
-
-
 @torch.no_grad()
 def draw(
-    pipe: ColorizationPipeline, name: str, lightness: torch.Tensor, maps: list[HintMap], *, first: int, steps: int
+    pipe: ColorizationPipeline, lightness: torch.Tensor, maps: list[HintMap] | None, *, first: int, steps: int | None
 ) -> torch.Tensor:
-    """Chroma ``[B, 2, H, W]`` at working size; the noise of photo ``first + i`` is the same for every method."""
-    method, factor = METHODS[name], pipe.config.luma_factor
-    generators = [torch.Generator().manual_seed(first + i) for i in range(len(maps))]
-    targets, shares = zip(*(one.on_grid(factor) for one in maps), strict=True)
-    target, share = torch.stack(targets) / pipe.config.chroma_scale, torch.stack(shares)
-    if isinstance(method, int):
-        drawn = repaint(pipe, lightness, steps=steps, generators=generators, target=target, share=share, jumps=method)
-    else:
-        steer = method(target, share) if method else None
-        pipe._steer = lambda *_, **__: steer  # the methods that were given up are no longer the pipeline's
-        prepared = [pipe.prepare(Lightness(one), borders=False) for one in lightness]
-        drawn = pipe.draw(prepared, num_inference_steps=steps, generators=generators)
-    if method is None:
-        maps = [HintMap(one.chroma, torch.zeros_like(one.known)) for one in maps]
-    return torch.stack([one.impose(grid, factor) for one, grid in zip(maps, drawn, strict=True)])
+    """Chroma ``[B, 2, H, W]`` at working size; the noise of photo ``first + i`` is the same with hints and without."""
+    prepared = [pipe.prepare(Lightness(one), borders=False) for one in lightness]
+    if maps:
+        prepared = [replace(one, hints=hints) for one, hints in zip(prepared, maps, strict=True)]
+    generators = [torch.Generator().manual_seed(first + i) for i in range(len(prepared))]
+    drawn = pipe.draw(prepared, num_inference_steps=steps, generators=generators)
+    blank = HintMap(torch.zeros(2, *lightness.shape[-2:]), torch.zeros(1, *lightness.shape[-2:]))
+    return torch.stack(
+        [
+            hints.impose(grid, pipe.config.luma_factor)
+            for hints, grid in zip(maps or [blank] * len(drawn), drawn, strict=True)
+        ]
+    )
 
 
 def disc(size: int, centre: torch.Tensor, radius: float) -> torch.Tensor:
@@ -146,25 +64,16 @@ def is_seam(result: torch.Tensor, truth: torch.Tensor, distance: torch.Tensor, c
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", nargs="+", required=True, help="a folder of colour photos, or parquet files")
-    parser.add_argument("--limit", type=int, default=100, help="at most this many photos")
-    parser.add_argument("--steps", type=int, help="denoising steps; the checkpoint's default if not given")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
+    parser = make_parser(__doc__, limit=100)
     parser.add_argument("--pixels", action="store_true", help="hint each pixel's own colour, not the disc's mean")
     args = parser.parse_args()
 
-    pipe = load_default()
-    pipe.set_progress_bar_config(disable=True)
-    steps, size = args.steps or pipe.config.default_steps, pipe.config.working_size
-    source = open_source(args.photos)
-    chosen = range(min(args.limit, len(source)))
-    photos = ColorizationDataset(
-        source, resolution=size, luma_factor=pipe.config.luma_factor, augment=False, indices=chosen
-    )
-    labs = torch.stack([photos.lab(index) for index in range(len(photos))])
+    pipe = load(args.checkpoint, device=args.device)
+    size = args.resolution
+    photos = open_photos(pipe, args.photos, resolution=size)
+    labs = torch.stack([photos.lab(index) for index in spread_over(len(photos), args.limit)])
     radius = size * math.sqrt(AREA / math.pi)
-    places = torch.rand(len(labs), CIRCLES + 1, 2, generator=torch.Generator().manual_seed(0))
+    places = torch.rand(len(labs), CIRCLES + 1, 2, generator=torch.Generator().manual_seed(args.seed))
     distances = [
         [disc(size, radius + place * (size - 2 * radius), radius) for place in of_photo] for of_photo in places
     ]
@@ -174,19 +83,22 @@ def main() -> None:
     maps = [HintMap(colour, where[None].float()) for colour, where in zip(hinted, inside, strict=True)]
 
     what = "each pixel's true colour" if args.pixels else "the true mean colour"
-    print(
-        f"{len(labs)} photos, {steps} steps of {type(pipe.scheduler).__name__}, guidance "
-        f"{pipe.config.default_guidance:g}, seeds 0 ..., hint: {what}; weights `{weights_digest(pipe)}`\n",
-        flush=True,
-    )
-    print("| method | hint ΔE | rest ΔE | change | rest better in | mean chroma | seam | s a photo |")
+    record = provenance(pipe, args.photos, count=len(labs), seed=args.seed)
+    print(f"{in_words(record)} Hint: {what}.\n", flush=True)
+    print("| drawn with | hint ΔE | rest ΔE | change | rest better in | mean chroma | seam | s a photo |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     plain = None
-    for name in args.methods:
+    for name, given in (("no hint", None), ("hint", maps)):
         started = time.process_time()
         chroma = torch.cat(
             [
-                draw(pipe, name, labs[i : i + BATCH, :1], maps[i : i + BATCH], first=i, steps=steps)
+                draw(
+                    pipe,
+                    labs[i : i + BATCH, :1],
+                    given[i : i + BATCH] if given else None,
+                    first=args.seed + i,
+                    steps=args.steps,
+                )
                 for i in range(0, len(labs), BATCH)
             ]
         )

@@ -1,20 +1,19 @@
 """How near a reference photo's palette brings the colours of a result to it; prints a table, writes a sheet.
 
-python scripts/measure_reference.py --photos 'photos/*.parquet' --group_column scene --pairs 60 --sheet sheet.jpg
+python scripts/measure_reference.py --photos 'photos/*.parquet' --group_column scene --limit 60 --sheet sheet.jpg
 
 Each photo gets the next photo of its class as reference. The distance of two chroma histograms is the sliced
 Wasserstein distance of their a*, b* (mean over 32 directions), in CIELAB units.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import in_words, load, make_parser, open_photos, provenance
 from PIL import Image
 from skimage.color import deltaE_ciede2000
 
-from colorized_pipeline import load_default
 from colorized_pipeline.diffusion.color import (
     lab_to_displayable_rgb,
     lightness_to_gray,
@@ -23,8 +22,6 @@ from colorized_pipeline.diffusion.color import (
     upsample_rows,
 )
 from colorized_pipeline.diffusion.photo import Lightness
-from colorized_pipeline.evaluation.report import weights_digest
-from colorized_pipeline.training.data import ColorizationDataset
 from colorized_pipeline.training.sources import open_source
 
 BATCH = 8
@@ -61,25 +58,18 @@ def pair_up(groups: list[str], pairs: int) -> list[tuple[int, int]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", nargs="+", required=True, help="parquet files of colour photos")
-    parser.add_argument("--group_column", default="scene", help="column with the class")
-    parser.add_argument("--pairs", type=int, default=60)
-    parser.add_argument("--steps", type=int, help="denoising steps; the checkpoint's default if not given")
+    parser = make_parser(__doc__, limit=60)
+    parser.add_argument("--group_column", default="scene", help="column with the class; --limit counts pairs")
     parser.add_argument("--sheet", type=Path, help="picture to write: grey, plain, with reference, reference")
     args = parser.parse_args()
 
-    pipe = load_default()
-    pipe.set_progress_bar_config(disable=True)
-    steps, size = args.steps or pipe.config.default_steps, pipe.config.working_size
-    guidance = pipe.config.default_guidance
+    pipe = load(args.checkpoint, device=args.device)
+    steps, guidance = args.steps or pipe.config.default_steps, pipe.config.default_guidance
     source = open_source(args.photos)
     every = source.labels(args.group_column, range(len(source)))
-    pairs = pair_up(every, args.pairs)
+    pairs = pair_up(every, args.limit)
     needed = sorted({index for pair in pairs for index in pair})
-    photos = ColorizationDataset(
-        source, resolution=size, luma_factor=pipe.config.luma_factor, augment=False, indices=needed
-    )
+    photos = open_photos(pipe, args.photos, resolution=args.resolution, indices=needed)
     labs = {index: photos.lab(number) for number, index in enumerate(photos.kept)}
     pairs = [pair for pair in pairs if all(index in labs for index in pair)]
     plain: list[torch.Tensor] = []
@@ -88,7 +78,7 @@ def main() -> None:
         for start in range(0, len(pairs), BATCH):
             batch = pairs[start : start + BATCH]
             prepared = [pipe.prepare(Lightness(labs[photo][:1]), borders=False) for photo, _ in batch]
-            seeds = range(start, start + len(batch))
+            seeds = range(args.seed + start, args.seed + start + len(batch))
             drawn = pipe.draw(
                 prepared,
                 num_inference_steps=steps,
@@ -107,10 +97,8 @@ def main() -> None:
                 )
                 steered.append(to_rgb(labs[photo], chroma))
 
-    print(
-        f"{len(pairs)} pairs of one class, {steps} steps of {type(pipe.scheduler).__name__}, guidance {guidance:g}, "
-        f"seeds 0 ...; weights `{weights_digest(pipe)}`\n"
-    )
+    record = provenance(pipe, args.photos, count=len(pairs), seed=args.seed)
+    print(f"{in_words(record)} Pairs of one class.\n")
     print("| result | histogram distance to the reference | nearer in | ΔE to the photo's truth | mean chroma |")
     print("| --- | --- | --- | --- | --- |")
     first = None

@@ -6,7 +6,6 @@ Needs ``pip install 'colorized[train,evaluate,figures]'``. Colours of every phot
 ``num_variants`` and ``return_uncertainty``; then stated spreads are compared with the distance of the true colours.
 """
 
-import argparse
 import json
 import os
 from pathlib import Path
@@ -14,9 +13,10 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from measuring import load, make_parser, open_photos, provenance, spread_over
 from tqdm.auto import tqdm
 
-from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline, __version__
+from colorized_pipeline import ColorizationPipeline
 from colorized_pipeline.diffusion.color import downsample_chroma, fit_gamut, lab_to_rgb, lightness_to_gray, rgb_to_lab
 from colorized_pipeline.evaluation.calibration import (
     Bin,
@@ -27,9 +27,6 @@ from colorized_pipeline.evaluation.calibration import (
     within_photos,
 )
 from colorized_pipeline.evaluation.metrics import colourfulness, delta_e
-from colorized_pipeline.evaluation.report import hardware, weights_digest
-from colorized_pipeline.training.data import ColorizationDataset
-from colorized_pipeline.training.sources import open_source
 
 _START, _END = "<!-- uncertainty: start -->", "<!-- uncertainty: end -->"
 
@@ -196,40 +193,24 @@ def write_between_markers(file: Path, text: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", nargs="+", required=True, help="colour photos: a folder or parquet files")
+    parser = make_parser(__doc__, limit=400)
     parser.add_argument("--output", type=Path, default=Path("docs/measurements"), help="folder for both files")
-    parser.add_argument("--checkpoint", default=str(DEFAULT_CHECKPOINT), help="pipeline folder or Hub name")
-    parser.add_argument("--limit", type=int, default=400, help="photos, spread evenly over those there are")
-    parser.add_argument("--resolution", type=int, default=128, help="edge of the central crop, pixels")
     parser.add_argument("--variants", type=int, default=8, help="colourings a photo")
     parser.add_argument("--cell", type=int, default=8, help="edge of the places that are compared, pixels")
-    parser.add_argument("--steps", type=int, help="denoising steps; the checkpoint's default if not given")
-    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
     parser.add_argument("--write", type=Path, help="document whose figures are to be filled in")
     args = parser.parse_args()
 
-    pipe = ColorizationPipeline.from_pretrained(args.checkpoint).to(args.device)
-    pipe.set_progress_bar_config(disable=True)
-    dataset = ColorizationDataset(
-        open_source(args.photos), resolution=args.resolution, luma_factor=pipe.config.luma_factor, augment=False
-    )
-    chosen = range(0, len(dataset), max(1, len(dataset) // args.limit))[: args.limit]
+    pipe = load(args.checkpoint, device=args.device)
+    dataset = open_photos(pipe, args.photos, resolution=args.resolution)
+    chosen = spread_over(len(dataset), args.limit)
     truth = torch.stack([dataset.lab(index) for index in chosen])
     variants, stated = draw(pipe, truth, variants=args.variants, steps=args.steps, seed=args.seed)
     figures = {
-        "set": ", ".join(Path(photo).name for photo in args.photos),
+        **provenance(pipe, args.photos, count=len(truth), seed=args.seed),
         **measure(variants, stated, truth, cell=args.cell, seed=args.seed),
         "resolution": args.resolution,
         "steps": args.steps or pipe.config.default_steps,
-        "scheduler": type(pipe.scheduler).__name__,
-        "guidance": pipe.config.default_guidance,
         "chroma_spread": pipe.config.chroma_spread,
-        "seed": args.seed,
-        "version": __version__,
-        "weights": weights_digest(pipe),
-        "hardware": hardware(pipe.device),
     }
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "uncertainty.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")

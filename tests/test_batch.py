@@ -12,6 +12,7 @@ import pytest
 import tifffile
 import torch
 from conftest import make_pipeline
+from kill_trials import make_photos, results, run_trials
 from PIL import Image
 from skimage import color as skimage_color
 from skimage import data as skimage_data
@@ -33,8 +34,6 @@ from colorized_pipeline.batch.shards import take_part
 from colorized_pipeline.cli import app
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-from kill_trials import make_photos, results, run_trials  # noqa: E402
 
 
 @pytest.fixture
@@ -224,10 +223,10 @@ def test_the_library_gives_the_command_s_picture(run, checkpoint: Path) -> None:
 
 
 def test_killed_at_any_moment_nothing_is_lost(checkpoint: Path, tmp_path: Path) -> None:
-    """A few of the trials of scripts/kill_trials.py, which ran 200 (docs/how-to/archive.md)."""
+    """A few of the trials of kill_trials.py, which ran 200 (docs/measurements/archive.md)."""
     options = ["--checkpoint", str(checkpoint), "--device", "cpu", "--steps", "8"]
     script = f"""
-import sys; sys.path.insert(0, {str(ROOT / "scripts")!r})
+import sys; sys.path.insert(0, {str(ROOT / "tests")!r})
 from pathlib import Path
 from kill_trials import run_trials
 found = run_trials(Path({str(tmp_path)!r}), trials=8, photos=10, options={options!r}, seed=3)

@@ -1,0 +1,61 @@
+"""The measuring scripts, each on a tiny checkpoint and a few photos, and the record that all of them print."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from conftest import make_pipeline
+from photos import colourful, make_folder
+from PIL import Image
+from test_train_script import ROOT
+
+from colorized_pipeline.evaluation.report import weights_digest
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+
+    def run(name: str, *words: str) -> tuple[ModuleType, str]:
+        module = importlib.import_module(name)
+        monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *words])
+        module.main()
+        return module, capsys.readouterr().out
+
+    return run
+
+
+def test_hints(script, checkpoint: Path, tmp_path: Path) -> None:
+    photos = make_folder(tmp_path / "photos", 5)
+    words = ["--photos", str(photos), "--checkpoint", str(checkpoint), "--limit", "3", "--resolution", "32"]
+    _, printed = script("measure_hints", *words)
+    assert "`python scripts/measure_hints.py --photos photos" in printed and "photos, 3 photos, DDPM" in printed
+    assert f"weights `{weights_digest(make_pipeline())}`" in printed and "core" in printed and "20" in printed
+    without, given = (line.split("|") for line in printed.splitlines()[-2:])
+    assert float(given[2]) < float(without[2])  # the error inside the disc
+
+
+def test_bound(script, checkpoint: Path, tmp_path: Path) -> None:
+    photos = make_folder(tmp_path / "photos", 3)
+    words = ["--photos", str(photos), "--checkpoints", f"7:{checkpoint}", "--count", "2", "--output", str(tmp_path)]
+    script("measure_bound", *words)
+    report = json.loads((tmp_path / "bound.json").read_text())
+    assert (report["photos"], report["seed"], report["checkpoints"][0]["photos_seen"]) == (2, 0, 7)
+    assert {"command", "date", "weights", "hardware", "version"} <= report.keys()
+
+
+def test_pairs_for_references_stay_in_their_class(script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    module = importlib.import_module("measure_reference")
+    assert module.pair_up(["a", "b", "a", "c", "b", "a"], 10) == [(0, 2), (1, 4), (2, 5), (4, 1), (5, 0)]
+
+
+def test_size_and_memory_of_the_command(script, checkpoint: Path, tmp_path: Path) -> None:
+    Image.fromarray(colourful(0)).save(tmp_path / "a.png")
+    words = ["size", "--photo", str(tmp_path / "a.png"), "--megapixels", "0.01", "--checkpoint", str(checkpoint)]
+    _, printed = script("measure_archive", *words)
+    rows = [line.split("|") for line in printed.splitlines() if line.startswith("| 0.01")]
+    assert len(rows) == 2 and all(100 < float(row[5].split()[0]) < 3000 for row in rows)
