@@ -30,18 +30,15 @@ def draw(
     pipe: ColorizationPipeline, lightness: torch.Tensor, maps: list[HintMap] | None, *, first: int, steps: int | None
 ) -> torch.Tensor:
     """Chroma ``[B, 2, H, W]`` at working size; the noise of photo ``first + i`` is the same with hints and without."""
-    prepared = [pipe.prepare(Lightness(one), borders=False) for one in lightness]
+    size = lightness.shape[-1]
+    prepared = [pipe.prepare(Lightness(one), working_size=size, borders=False) for one in lightness]
     if maps:
         prepared = [replace(one, hints=hints) for one, hints in zip(prepared, maps, strict=True)]
     generators = [torch.Generator().manual_seed(first + i) for i in range(len(prepared))]
     drawn = pipe.draw(prepared, num_inference_steps=steps, generators=generators)
-    blank = HintMap(torch.zeros(2, *lightness.shape[-2:]), torch.zeros(1, *lightness.shape[-2:]))
-    return torch.stack(
-        [
-            hints.impose(grid, pipe.config.luma_factor)
-            for hints, grid in zip(maps or [blank] * len(drawn), drawn, strict=True)
-        ]
-    )
+    nothing = HintMap(torch.zeros(2, size, size), torch.zeros(1, size, size))
+    pairs = zip(maps or [nothing] * len(drawn), drawn, strict=True)
+    return torch.stack([hints.impose(grid, size // grid.shape[-1]) for hints, grid in pairs])
 
 
 def disc(size: int, centre: torch.Tensor, radius: float) -> torch.Tensor:
