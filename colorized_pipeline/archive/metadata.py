@@ -39,6 +39,7 @@ _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = set("IHDR PLTE IDAT IEND tRNS cHRM gAMA iCCP sBIT sRGB cICP bKGD hIST sPLT acTL fcTL fdAT tIME".split())
 _PNG_RAW = "Raw profile type "  # what ImageMagick and exiftool call a block of another format
 _MOST_TEXT = 2**24
+_LONGEST_TEXT = 2**18
 # PNG's keywords and the XMP properties that mean the same (XMP Specification Part 3, 1.1.5)
 _XMP_OF_TEXTS = {
     "Title": ("dc:title", "Alt"),
@@ -127,6 +128,7 @@ class _Blocks:
     geo: bytes = b""
     texts: list[Text] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def read_metadata(file: Path, image: Image.Image, *, orientation: int = 1) -> Metadata:
@@ -147,7 +149,10 @@ def read_metadata(file: Path, image: Image.Image, *, orientation: int = 1) -> Me
             _read_info(image, blocks)
     except (struct.error, ValueError, zlib.error, EOFError) as error:  # what was read before the damage is kept
         damage = f"what it says about itself is damaged and can't all be read ({error})"
-    metadata = Metadata(texts=blocks.texts)
+    metadata = Metadata(texts=[text for text in blocks.texts if len(text.text) <= _LONGEST_TEXT], notes=blocks.notes)
+    long = [f"{text.keyword} ({len(text.text)} letters)" for text in blocks.texts if len(text.text) > _LONGEST_TEXT]
+    if long:
+        metadata.notes.append(f"left out, since they are too long for a label: texts {', '.join(long)}")
     if damage:
         metadata.notes.append(damage)
     if blocks.unknown:
@@ -302,6 +307,9 @@ def _read_jpeg(stream: IO[bytes], blocks: _Blocks) -> None:
         elif marker not in (0xE0, 0xE2, 0xEE, 0xEB) and 0xE0 <= marker <= 0xEF:
             name = re.match(rb"[\w -]*", data)
             blocks.unknown.append(f"JPEG segment APP{marker - 0xE0} {name[0].decode() if name else ''}".strip())
+    stream.seek(max(0, stream.seek(0, io.SEEK_END) - 2**16))
+    if b"\xff\xd9" not in stream.read():
+        blocks.notes.append("the marker of its end is missing; all its pixels are there")
 
 
 def _jpeg_segments(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -322,15 +330,17 @@ def _read_png(stream: IO[bytes], blocks: _Blocks) -> None:
     stream.seek(len(_PNG_START))
     while len(header := stream.read(8)) == 8:
         length, kind = int.from_bytes(header[:4], "big"), header[4:].decode("latin-1")
-        if kind == "eXIf":
-            blocks.exif = stream.read(length)
-            stream.seek(4, io.SEEK_CUR)
-        elif kind in ("tEXt", "zTXt", "iTXt"):
+        if kind in ("eXIf", "tEXt", "zTXt", "iTXt"):
+            data, checksum = stream.read(length), stream.read(4)
+            if zlib.crc32(header[4:] + data) != int.from_bytes(checksum, "big"):
+                blocks.notes.append(f"the checksum of its chunk {kind} is wrong; what that says may be damaged")
             try:
-                _take_png_text(kind, stream.read(length), blocks)
+                if kind == "eXIf":
+                    blocks.exif = data
+                else:
+                    _take_png_text(kind, data, blocks)
             except (ValueError, zlib.error) as error:
                 blocks.unknown.append(f"a damaged text chunk ({error})")
-            stream.seek(4, io.SEEK_CUR)
         else:
             if kind not in _PNG_PIXELS and kind != "pHYs":
                 blocks.unknown.append(f"PNG chunk {kind}")

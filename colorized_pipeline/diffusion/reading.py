@@ -10,16 +10,17 @@ import io
 import logging
 import struct
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import PIL.Image
-from PIL import ImageCms, UnidentifiedImageError
+from PIL import ImageCms, PngImagePlugin, UnidentifiedImageError
 
 DEFAULT_MAX_MEGAPIXELS = 300.0
 _STRIP_PIXELS = 2**18
@@ -27,7 +28,10 @@ _UINT16_MAX = 65535
 _MOST_PAGES = 10_000
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim", b"heis")
-_ORIENTATION = 0x0112
+_ORIENTATION, _SUBFILE_TYPE = 0x0112, 0x00FF
+_PALETTE, _ICCLAB = 3, 9  # of TIFF's photometric interpretations
+_JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_SRGB_PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # white, red, green, blue, as PNG has them
 _open_lock = threading.Lock()
 
 
@@ -125,16 +129,90 @@ def _without_limit() -> Iterator[None]:
 
 @contextmanager
 def open_image(file: Path | io.BytesIO) -> Iterator[PIL.Image.Image]:
-    """A picture that Pillow has opened, not decoded yet."""
+    """A picture that Pillow has opened, not decoded yet. Of a 12-bit JPEG, which Pillow can't open, its size only."""
+    source = file
     if isinstance(file, Path):
         with file.open("rb") as stream:
-            start = stream.read(12)
-        if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS:
-            needed("pillow_heif", "HEIC").register_heif_opener()
+            start = stream.read(32)
+            if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS:
+                needed("pillow_heif", "HEIC").register_heif_opener()
+            if png_depth(start) and (doubtful := doubtful_chunks(stream)):
+                source = _without_chunks(stream, doubtful)
+            depth, size = jpeg_frame(stream)
+            if depth == 12:
+                image = PIL.Image.new("I;16", size)
+                image.format = "JPEG"
+                yield image
+                return
     with _without_limit():
-        opened = PIL.Image.open(file)
+        opened = PIL.Image.open(source)
     with opened:
         yield opened
+
+
+def _load(image: PIL.Image.Image) -> None:
+    """Decode a picture whose size has been checked. Pillow checks again what it decodes of a TIFF."""
+    limit = PIL.Image.MAX_IMAGE_PIXELS
+    if limit and image.width * image.height > limit:
+        with _without_limit():
+            image.load()
+    else:
+        image.load()
+
+
+def doubtful_chunks(stream: IO[bytes]) -> list[tuple[int, int, str]]:
+    """Place, length and type of a PNG's chunks of text or metadata that libpng would pass over and Pillow refuses.
+
+    They have a wrong checksum, or more text than Pillow unpacks.
+    """
+    found = []
+    stream.seek(8)
+    while len(header := stream.read(8)) == 8:
+        place, length, kind = stream.tell() - 8, int.from_bytes(header[:4], "big"), header[4:].decode("latin-1")
+        if kind in ("tEXt", "zTXt", "iTXt", "eXIf", "tIME"):
+            data, checksum = stream.read(length), stream.read(4)
+            wrong = zlib.crc32(header[4:] + data) != int.from_bytes(checksum, "big")
+            if wrong or (kind in ("zTXt", "iTXt") and _unpacks_to_much(data)):
+                found.append((place, length + 12, kind if wrong else ""))
+        else:
+            stream.seek(length + 4, io.SEEK_CUR)
+    return found
+
+
+def _unpacks_to_much(data: bytes) -> bool:
+    """Whether a chunk of packed text has more than Pillow accepts. Wherever its stream begins, it begins with 0x78."""
+    start = data.find(b"\x78", data.find(b"\0"))
+    if start < 0 or len(data) < PngImagePlugin.MAX_TEXT_CHUNK // 2000:
+        return False
+    try:
+        unpacked = zlib.decompressobj().decompress(data[start:], PngImagePlugin.MAX_TEXT_CHUNK)
+    except zlib.error:
+        return False
+    return len(unpacked) >= PngImagePlugin.MAX_TEXT_CHUNK
+
+
+def _without_chunks(stream: IO[bytes], chunks: list[tuple[int, int, str]]) -> io.BytesIO:
+    parts, position = [], 0
+    for place, length, _ in chunks:
+        stream.seek(position)
+        parts.append(stream.read(place - position))
+        position = place + length
+    stream.seek(position)
+    return io.BytesIO(b"".join([*parts, stream.read()]))
+
+
+def jpeg_frame(stream: IO[bytes]) -> tuple[int, tuple[int, int]]:
+    """Bits a sample, and width and height, that a JPEG's frame header says; 0 for another file."""
+    stream.seek(0)
+    if stream.read(2) != b"\xff\xd8":
+        return 0, (0, 0)
+    while len(header := stream.read(4)) == 4 and header[0] == 0xFF:
+        marker, length = header[1], int.from_bytes(header[2:], "big")
+        if marker in _JPEG_FRAMES:
+            depth, height, width = struct.unpack(">BHH", stream.read(5))
+            return depth, (width, height)
+        stream.seek(length - 2, io.SEEK_CUR)
+    return 0, (0, 0)
 
 
 def is_tiff(start: bytes) -> bool:
@@ -194,20 +272,67 @@ def _decode(file: Path, start: bytes, max_megapixels: float) -> tuple[Pixels, in
     """The pixels of a file and how they are to be turned."""
     with open_image(file) as image:
         check_size(image.height, image.width, max_megapixels)
+        if image.format == "JPEG":
+            with file.open("rb") as stream:
+                depth, _ = jpeg_frame(stream)
+            return _decode_jpeg(file, image, depth), orientation_of(image)
         if png_depth(start) == 16 and image.mode not in ("I;16", "I"):
             # Pillow would drop the lower 8 bits of each colour
             values = needed("imagecodecs", "16-bit colour").png_decode(file.read_bytes())
             values = values.reshape(*values.shape[:2], -1)
             gray = values.shape[-1] <= 2
             kept, space = (values[..., :1], "GRAY") if gray else (values[..., :3], "RGB ")
-            return Pixels(kept, space, image.info.get("icc_profile")), orientation_of(image)
-        image.load()
+            return Pixels(kept, space, _profile_of(image)), orientation_of(image)
+        _load(image)
         return pixels_of_image(image), orientation_of(image)
+
+
+def _decode_jpeg(file: Path, image: PIL.Image.Image, depth: int) -> Pixels:
+    if depth == 12:
+        values = needed("imagecodecs", "12-bit JPEG").jpeg8_decode(file.read_bytes())
+        values = _as_uint16(values.reshape(*values.shape[:2], -1), bits=12)
+        return Pixels(values, {1: "GRAY", 3: "RGB ", 4: "CMYK"}[values.shape[-1]], None)
+    try:
+        _load(image)
+    except OSError:
+        content, profile = file.read_bytes(), image.info.get("icc_profile")
+        # Without the marker of its end, or cut short? What follows a whole picture doesn't change it
+        endings = (b"", np.random.default_rng(0).integers(0, 255, 2**14, dtype=np.uint8).tobytes())
+        first, second = (_pixels_of_bytes(content + ending + b"\xff\xd9") for ending in endings)
+        if not np.array_equal(first.values, second.values):
+            raise
+        return replace(first, profile=profile)
+    return pixels_of_image(image)
+
+
+def _pixels_of_bytes(content: bytes) -> Pixels:
+    with open_image(io.BytesIO(content)) as image:
+        _load(image)
+        return pixels_of_image(image)
+
+
+def _profile_of(image: PIL.Image.Image) -> bytes | None:
+    """The ICC profile of an image, or one of what a PNG without it says in gAMA and cHRM (PNG 3, 13.13)."""
+    info = image.info
+    profile = info.get("icc_profile")
+    if profile or "srgb" in info or not info.get("gamma"):
+        return profile
+    gamma, primaries = 1 / info["gamma"], info.get("chromaticity") or _SRGB_PRIMARIES
+    near = np.allclose(primaries, _SRGB_PRIMARIES, atol=2e-3)
+    if not 0.1 < gamma < 10 or (near and abs(gamma - 2.2) < 0.05):
+        return None  # every program writes 1 / 2.2 for sRGB
+    try:
+        codecs = needed("imagecodecs", "a PNG with a gamma of its own")
+        if image.mode in ("1", "L", "LA", "I", "I;16"):
+            return codecs.cms_profile("gray", gamma=gamma)
+        return codecs.cms_profile("rgb", gamma=gamma, whitepoint=primaries[:2], primaries=primaries[2:])
+    except (ValueError, RuntimeError):  # primaries that make no colour space
+        return None
 
 
 def pixels_of_image(image: PIL.Image.Image) -> Pixels:
     """The pixels of an image that Pillow has opened, as it lies."""
-    mode, profile = image.mode, image.info.get("icc_profile")
+    mode, profile = image.mode, _profile_of(image)
     if mode in ("1", "L", "LA", "La"):
         values, space = np.asarray(image.convert("L"))[..., None], "GRAY"
     elif mode.startswith("I") or mode == "F":
@@ -258,15 +383,33 @@ def open_tiff(file: Path) -> Iterator[tuple[list[Any], list[int]]]:
     """The images of a TIFF, as tifffile's pages, and which of them are whole pages, not thumbnails or masks."""
     tifffile, count = needed("tifffile", "TIFF"), _count_directories(file)
     with tifffile.TiffFile(file) as tiff:
-        every = [full_page(tiff.pages[index]) for index in range(count)]
-        # Bit 0 of NewSubfileType marks thumbnails, bit 2 transparency masks
-        whole = [index for index, page in enumerate(every) if not int(page.subfiletype or 0) & 5]
-        yield every, whole or [0]
+        every = [_full_picture(tiff.pages[index]) for index in range(count)]
+        yield every, [index for index, page in enumerate(every) if not _is_reduced(page)] or [0]
+
+
+def _is_reduced(page: Any) -> bool:
+    """Whether it is a thumbnail or a mask: bits 0 and 2 of NewSubfileType, or the older SubfileType."""
+    older = page.tags.get(_SUBFILE_TYPE)
+    return bool(int(page.subfiletype or 0) & 5) or (older is not None and older.value == 2)
+
+
+def _full_picture(page: Any) -> Any:
+    """A page, or what its SubIFDs hold if it is a thumbnail of that (TIFF/EP, 5.1)."""
+    page = full_page(page)
+    inside = [full_page(inner) for inner in page.pages or ()]
+    larger = [
+        inner
+        for inner in inside
+        if not _is_reduced(inner) and inner.imagelength * inner.imagewidth > page.imagelength * page.imagewidth
+    ]
+    return max(larger, key=lambda inner: inner.imagelength * inner.imagewidth, default=page)
 
 
 def tiff_orientation(page: Any) -> int:
-    """A TIFF page's orientation, 1 ... 8."""
+    """A TIFF page's orientation, 1 ... 8; a SubIFD that doesn't say it lies as the page that it belongs to."""
     tag = page.tags.get(_ORIENTATION)
+    if tag is None and len(page.treeindex) > 1:
+        tag = full_page(page.parent.pages[page.treeindex[0]]).tags.get(_ORIENTATION)
     return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
 
 
@@ -275,31 +418,40 @@ def _decode_tiff(file: Path, directory: int | None, max_megapixels: float) -> tu
         with open_tiff(file) as (_, whole):
             directory = whole[0]
     with needed("tifffile", "TIFF").TiffFile(file) as tiff:
-        page = full_page(tiff.pages[directory])
+        page = _full_picture(tiff.pages[directory])
         check_size(page.imagelength, page.imagewidth, max_megapixels)
         orientation = tiff_orientation(page)
         if _pillow_interprets(page):
-            with open_image(_without_orientation(file, page)) as image:
-                with _without_limit():
-                    image.seek(directory)
-                image.load()
+            with open_image(_for_pillow(file, page)) as image:
+                if len(page.treeindex) == 1:
+                    with _without_limit():
+                        image.seek(directory)
+                _load(image)
                 return pixels_of_image(image), orientation
         return _pixels_of_tiff(page), orientation
 
 
 def _pillow_interprets(page: Any) -> bool:
-    """Palettes, L*a*b*, bits, JPEG inside TIFF: of 8 bits at most, and Pillow knows what they mean."""
+    """L*a*b*, bits, JPEG inside TIFF: of 8 bits at most, and Pillow knows what they mean."""
     plain = page.bitspersample == 8 and int(page.photometric) in (0, 1, 2, 5) and int(page.compression) not in (6, 7)
-    return page.bitspersample <= 8 and page.sampleformat in (1, None) and not plain
+    ours = plain or int(page.photometric) in (_PALETTE, _ICCLAB)
+    return page.bitspersample <= 8 and page.sampleformat in (1, None) and not ours
 
 
-def _without_orientation(file: Path, page: Any) -> Path | io.BytesIO:
-    """Pillow (13.0) turns some TIFFs while it loads them and others not, so it doesn't get to see the tag."""
-    tag = page.tags.get(_ORIENTATION)
-    if tag is None or tag.value == 1:
+def _for_pillow(file: Path, page: Any) -> Path | io.BytesIO:
+    """Pillow (13.0) turns some TIFFs while it loads them and others not, so it doesn't get to see the tag.
+
+    A SubIFD, which it doesn't reach, becomes the first page.
+    """
+    tag, inner = page.tags.get(_ORIENTATION), len(page.treeindex) > 1
+    if not inner and (tag is None or tag.value == 1):
         return file
-    content = bytearray(file.read_bytes())
-    content[tag.valueoffset : tag.valueoffset + 2] = struct.pack(page.parent.byteorder + "H", 1)
+    content, order = bytearray(file.read_bytes()), page.parent.byteorder
+    if tag is not None:
+        content[tag.valueoffset : tag.valueoffset + 2] = struct.pack(order + "H", 1)
+    if inner:
+        place, form = (8, "Q") if page.parent.is_bigtiff else (4, "I")
+        struct.pack_into(order + form, content, place, page.offset)
     return io.BytesIO(content)
 
 
@@ -307,7 +459,7 @@ def _pixels_of_tiff(page: Any) -> Pixels:
     tag = page.tags.get(34675)
     profile = bytes(tag.value) if tag is not None else None
     photometric = int(page.photometric)
-    spaces = {0: "GRAY", 1: "GRAY", 2: "RGB ", 5: "CMYK", 8: "Lab ", 9: "ICCL"}
+    spaces = {0: "GRAY", 1: "GRAY", 2: "RGB ", _PALETTE: "RGB ", 5: "CMYK", 8: "Lab ", _ICCLAB: "ICCL"}
     if photometric not in spaces:
         raise PhotoError(f"TIFF of kind {page.photometric!s} isn't a finished picture; develop it to grey or RGB")
     pixels = page.asarray(maxworkers=1)
@@ -319,15 +471,23 @@ def _pixels_of_tiff(page: Any) -> Pixels:
     if pixels.ndim != 3 or pixels.shape[:2] != (page.imagelength, page.imagewidth):
         raise PhotoError(f"TIFF page of shape {page.shape} isn't a flat picture; save its layers as pages")
     space = spaces[photometric]
+    if photometric == _PALETTE:
+        pixels = _palette_of(page)[np.minimum(pixels[..., 0], page.colormap.shape[-1] - 1)]
     wanted = {"GRAY": 1, "RGB ": 3, "CMYK": 4}.get(space, 1)
     if pixels.shape[-1] < wanted:
         raise PhotoError(f"TIFF of kind {page.photometric!s} has {pixels.shape[-1]} samples a pixel, not {wanted}")
     values = pixels[..., :wanted]
     if values.dtype != np.uint8:
-        values = _as_uint16(values, bits=int(page.bitspersample))
+        values = _as_uint16(values, bits=16 if photometric == _PALETTE else int(page.bitspersample))
     if photometric == 0:
         values = np.iinfo(values.dtype).max - values
     return Pixels(values, space, profile)
+
+
+def _palette_of(page: Any) -> np.ndarray:
+    """A TIFF's colour map ``[N, 3]``, uint16. Old writers gave 0 ... 255 of its 65,535, as libtiff finds too."""
+    colors = np.asarray(page.colormap, np.uint16).T
+    return colors * 257 if colors.max() < 256 else colors
 
 
 # Values
@@ -362,8 +522,9 @@ def to_gray(pixels: Pixels) -> np.ndarray:
     values, largest = pixels.values, np.iinfo(pixels.values.dtype).max
     if pixels.space == "Lab ":
         return _lab_table(largest)[values[..., 0]]
-    if pixels.space == "ICCL":  # in ICC's 16-bit encoding 100 is 0xFF00
-        return _lab_table(0xFF00)[np.minimum(values[..., 0], 0xFF00)]
+    if pixels.space == "ICCL":  # in ICC's 16-bit encoding 100 is 0xFF00, in that of 8 bits 0xFF
+        top = min(largest, 0xFF00)
+        return _lab_table(top)[np.minimum(values[..., 0], top)]
     transform = _profile_for(pixels.profile, pixels.space)
     if pixels.space == "GRAY":
         return _convert_gray(values[..., 0], pixels.profile if transform else None, transform)
@@ -435,14 +596,27 @@ def _profile_for(profile: bytes | None, space: str) -> str:
     return ""
 
 
+@lru_cache(maxsize=64)
 def profile_space(profile: bytes) -> str:
-    """ICC's signature of a profile's colour space, ``"sRGB"`` for sRGB itself, empty for a damaged profile."""
+    """ICC's signature of a profile's colour space, ``"sRGB"`` for one that does what sRGB's does, empty if damaged."""
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        space, name = opened.profile.xcolor_space, ImageCms.getProfileDescription(opened)
+        space = opened.profile.xcolor_space
+        return "sRGB" if space == "RGB " and _is_srgb(opened) else space
     except (OSError, ImageCms.PyCMSError, ValueError):
         return ""
-    return "sRGB" if space == "RGB " and "sRGB" in name else space
+
+
+def _is_srgb(profile: ImageCms.ImageCmsProfile) -> bool:
+    """Whether a profile's curves and primaries are sRGB's, to one step of 8 bits. Its name may say anything."""
+    ramp = np.arange(256, dtype=np.uint8)
+    gray = np.repeat(ramp[:, None], 3, axis=1)
+    colors = np.stack(np.meshgrid(*[ramp[::51]] * 3), axis=-1).reshape(-1, 3)
+    probe = np.concatenate((gray, colors))[None]
+    target = ImageCms.ImageCmsProfile(io.BytesIO(srgb_profile()))
+    image = PIL.Image.fromarray(probe)
+    through = ImageCms.profileToProfile(image, profile, target, renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC)
+    return bool(np.abs(np.asarray(through).astype(int) - probe).max() <= 1)
 
 
 def _lab_table(largest: int) -> np.ndarray:
