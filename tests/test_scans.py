@@ -312,7 +312,7 @@ def test_the_mark_stays_in_its_corner(tmp_path: Path) -> None:
             )
     plain, marked = (np.asarray(Image.open(tmp_path / f"{mark}.png")).astype(int) for mark in (False, True))
     changed = np.argwhere((plain != marked).any(axis=-1))
-    assert len(changed) and changed[:, 0].min() > 540 and changed[:, 1].min() > 600
+    assert len(changed) and changed[:, 0].min() > 500 and changed[:, 1].min() > 550
     assert marked.max() > 200  # it can be read
 
 

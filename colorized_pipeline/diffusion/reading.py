@@ -478,16 +478,16 @@ def _pixels_of_tiff(page: Any) -> Pixels:
         raise PhotoError(f"TIFF of kind {page.photometric!s} has {pixels.shape[-1]} samples a pixel, not {wanted}")
     values = pixels[..., :wanted]
     if values.dtype != np.uint8:
-        values = _as_uint16(values, bits=16 if photometric == _PALETTE else int(page.bitspersample))
+        values = _as_uint16(values, bits=int(page.bitspersample))
     if photometric == 0:
         values = np.iinfo(values.dtype).max - values
     return Pixels(values, space, profile)
 
 
 def _palette_of(page: Any) -> np.ndarray:
-    """A TIFF's colour map ``[N, 3]``, uint16. Old writers gave 0 ... 255 of its 65,535, as libtiff finds too."""
+    """A TIFF's colour map ``[N, 3]``, uint8, as libtiff reads it: old writers gave 0 ... 255 of its 65,535."""
     colors = np.asarray(page.colormap, np.uint16).T
-    return colors * 257 if colors.max() < 256 else colors
+    return (colors if colors.max() < 256 else colors >> 8).astype(np.uint8)
 
 
 # Values
