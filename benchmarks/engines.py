@@ -19,7 +19,7 @@ from rounds import Spread, choose_clock, ratios, save, time_rounds
 
 from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline
 from colorized_pipeline.diffusion.color import rgb_to_lab
-from colorized_pipeline.evaluation.metrics import delta_e
+from colorized_pipeline.evaluation.colours import delta_e
 from colorized_pipeline.evaluation.report import colorize, hardware, weights_digest
 from colorized_pipeline.export import ExportedUNet, export_unet
 from colorized_pipeline.training.data import ColorizationDataset

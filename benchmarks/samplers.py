@@ -14,13 +14,12 @@ from typing import Any
 
 import matplotlib
 import rounds
-import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
 from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline, __version__
-from colorized_pipeline.evaluation.metrics import Comparison
+from colorized_pipeline.evaluation.measures import Comparison
+from colorized_pipeline.evaluation.photos import read_photos
 from colorized_pipeline.evaluation.report import colorize, hardware, weights_digest
-from colorized_pipeline.training.data import ColorizationDataset
 from colorized_pipeline.training.sources import open_source
 
 matplotlib.use("Agg")
@@ -57,10 +56,10 @@ def measure_row(
     trained = pipe.scheduler
     try:
         pipe.scheduler = make_sampler(sampler, trained)
-        results = colorize(pipe, comparison.truth[:, :1], steps=steps, seed=seed)
+        results = colorize(pipe, comparison.photos.lightness, steps=steps, seed=seed)
         if not results.isfinite().all():
             raise ValueError("the pictures hold NaN or infinite values")
-        return row | comparison.figures(results)
+        return row | comparison.figures(comparison.show(results))
     except (
         ValueError,
         IndexError,
@@ -117,7 +116,7 @@ def markdown(settings: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     ]
     figures = (
         ("FD-Lite0 ↓", "fd_lite0", "{:.1f}"),
-        ("closed ↑", "closed", "{:.3f}"),
+        ("closed ↑", "closed_lite0", "{:.3f}"),
         ("KID-Lite0 ↓", "kid_lite0", "{:.4f}"),
         ("colourfulness / truth", "colourfulness_ratio", "{:.2f}"),
     )
@@ -178,17 +177,11 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     pipe = ColorizationPipeline.from_pretrained(args.checkpoint, use_safetensors=True).to(args.device)
     pipe.set_progress_bar_config(disable=True)
-    source = open_source(args.photos)
-    dataset = ColorizationDataset(
-        source,
-        resolution=args.resolution,
-        luma_factor=pipe.config.luma_factor,
-        augment=False,
-        indices=range(min(args.limit, len(source))),
-    )
+    name = ", ".join(Path(photo).name for photo in args.photos)
+    photos = read_photos(open_source(args.photos), name=name, resolution=args.resolution, limit=args.limit)
     settings = {
-        "set": ", ".join(Path(photo).name for photo in args.photos),
-        "photos": len(dataset),
+        "set": name,
+        "photos": len(photos),
         "resolution": args.resolution,
         "guidance": pipe.config.default_guidance,
         "chroma_spread": pipe.config.chroma_spread,
@@ -204,7 +197,7 @@ def main(arguments: list[str] | None = None) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     done = {(row["sampler"], row["steps"]) for row in rows}
     wanted = [(sampler, steps) for steps in sorted(args.steps) for sampler in args.samplers]
-    comparison = Comparison(torch.stack([dataset.lab(index) for index in range(len(dataset))]))
+    comparison = Comparison(photos)
     for sampler, steps in wanted:
         if (sampler, steps) not in done:
             rows.append(measure_row(pipe, comparison, sampler=sampler, steps=steps, seed=args.seed))

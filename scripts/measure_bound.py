@@ -13,7 +13,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from measuring import load, open_photos, provenance
+import torch
+from measuring import load, open_photos, provenance, spread_over
 
 from colorized_pipeline.evaluation.report import bound_figures, weights_digest
 
@@ -58,7 +59,8 @@ def main() -> None:
     for seen, folder in args.checkpoints:
         pipe = load(folder)
         dataset = open_photos(pipe, args.photos, resolution=pipe.config.working_size)
-        figures = bound_figures(pipe, dataset, photos=args.count, seed=args.seed)
+        truth = torch.stack([dataset.lab(index) for index in spread_over(len(dataset), args.count)])
+        figures = bound_figures(pipe, truth, seed=args.seed)
         rows.append({"photos_seen": seen, "weights": weights_digest(pipe), **figures})
         total, error = figures["bits_per_dimension"], figures["standard_error"]
         print(f"{seen:>9,} photos seen: {total:.3f} ± {error:.3f} bits per chroma dimension", flush=True)

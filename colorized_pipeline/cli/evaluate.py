@@ -17,6 +17,12 @@ class Photos:
     group_column: Annotated[str | None, typer.Option(help="Column of labels for a table by label.")] = None
     limit: Annotated[int | None, typer.Option(min=2, help="Only the first so many photos.")] = None
     resolution: Annotated[int, typer.Option(min=32, help="Edge of the central crop, pixels.")] = 128
+    sharp: Annotated[
+        bool,
+        typer.Option(
+            "--sharp", help="Scale the shorter side to the crop's edge, and leave out photos under twice that size."
+        ),
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -32,12 +38,20 @@ class Drawing:
 class Measures:
     """What is measured."""
 
-    twin: Annotated[
-        str | None, typer.Option(help="A checkpoint to stand beside it in the table, e.g. a regression twin.")
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=CHECKPOINT: another checkpoint in the tables, e.g. twin=runs/twin/best. Repeatable.",
+            show_default=False,
+        ),
     ] = None
     fast: Annotated[bool, typer.Option("--fast", help="Also a row of the package's distilled checkpoint.")] = False
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only the checkpoints' rows, by Lite2 alone: to choose between them.")
+    ] = False
     variants: Annotated[int, typer.Option(min=1, help="Colourings a photo, for the best of them and diversity.")] = 8
     variant_photos: Annotated[int, typer.Option(min=0, help="Photos for the variants; 0 leaves them out.")] = 64
+    edge_photos: Annotated[int, typer.Option(min=0, help="Large photos whose edges are looked at; 0: none.")] = 32
     bound_photos: Annotated[int, typer.Option(min=0, help="Photos for the variational bound; 0: none.")] = 64
     film: Annotated[
         bool, typer.Option("--film/--no-film", help="Also colorize every photo as seen through an old film.")
@@ -60,17 +74,18 @@ def evaluate(
         list[Path] | None,
         typer.Option("--write-card", help="Model card or README whose figures are to be filled in; repeatable."),
     ] = None,
-    cache: Annotated[Path | None, typer.Option(help="Folder that keeps true photos' features for next time.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder that keeps photos' features for next time.")] = None,
     device: Device = None,
 ) -> None:
-    r"""Measure a checkpoint on colour photos: distances, colour errors, uncertainty and bound, beside its baselines.
+    r"""Measure a checkpoint on colour photos: distances, colours, faces, edges, uncertainty, beside its baselines.
 
     Needs `pip install 'colorized\[train,evaluate]'`.
     """
     try:
-        from ..evaluation.report import Extent, write_card
+        from ..evaluation.photos import read_photos
+        from ..evaluation.report import QUICK, Extent
         from ..evaluation.report import evaluate as measure
-        from ..training.data import ColorizationDataset
+        from ..evaluation.tables import write_card
         from ..training.sources import open_hub_source, open_source
     except ImportError as error:
         raise ImportError(f"{error}; evaluating needs: pip install 'colorized[train,evaluate]'") from error
@@ -85,41 +100,46 @@ def evaluate(
     else:
         raise ValueError(f"{', '.join(photos)}: no such files; and of datasets on the Hub only one is taken at a time")
     pipe = load_pipeline(checkpoint, device=device)
-    others = {}
-    if measures.twin:
-        other = load_pipeline(measures.twin, device=device)
-        others[f"{other.config.objective} twin"] = other
+    named = [_named_checkpoint(text) for text in measures.beside or ()]
     if measures.fast:
-        others["COLORIZED, fast"] = load_pipeline(FAST_CHECKPOINT, device=device)
-    for shown in (pipe, *others.values()):
+        named.append(("COLORIZED, fast", str(FAST_CHECKPOINT)))
+    beside = {name: load_pipeline(other, device=device) for name, other in named}
+    for shown in (pipe, *beside.values()):
         shown.set_progress_bar_config(desc="denoising", leave=False)
-    dataset = ColorizationDataset(
-        source,
-        resolution=chosen.resolution,
-        luma_factor=pipe.config.luma_factor,
-        augment=False,
-        indices=None if chosen.limit is None else range(min(chosen.limit, len(source))),
-        progress=True,
+    extent = Extent(
+        variants=measures.variants,
+        variant_photos=measures.variant_photos,
+        edge_photos=measures.edge_photos,
+        bound_photos=measures.bound_photos,
+        film=measures.film,
+        fid=measures.fid,
     )
     report = measure(
         pipe,
-        dataset,
-        name=", ".join(Path(photo).name for photo in photos),
+        read_photos(
+            source,
+            name=", ".join("/".join(Path(photo).parts[-2:]) for photo in photos),
+            resolution=chosen.resolution,
+            sharp=chosen.sharp,
+            group_column=chosen.group_column,
+            limit=chosen.limit,
+            progress=True,
+        ),
         steps=drawing.steps,
         guidance=drawing.guidance,
         seed=drawing.seed,
-        extent=Extent(
-            variants=measures.variants,
-            variant_photos=measures.variant_photos,
-            bound_photos=measures.bound_photos,
-            film=measures.film,
-        ),
-        groups=source.labels(chosen.group_column, dataset.kept) if chosen.group_column else None,
-        others=others,
-        fid=measures.fid,
+        extent=QUICK if measures.quick else extent,
+        beside=beside,
         cache=cache,
+        on_part=lambda report: report.save(output),
     )
-    report.save(output)
     for card in write_cards or ():
         write_card(card, report.figures)
     typer.echo((output / "report.md").read_text())
+
+
+def _named_checkpoint(text: str) -> tuple[str, str]:
+    name, equals, checkpoint = text.partition("=")
+    if not (name and equals and checkpoint):
+        raise ValueError(f"--beside {text}: give NAME=CHECKPOINT, e.g. twin=runs/twin/best")
+    return name, checkpoint

@@ -1,75 +1,64 @@
-"""`colorized evaluate`: a checkpoint on colour photos, beside its baselines: figures, tables and a contact sheet."""
+"""``colorized evaluate``: a checkpoint on colour photos, beside its baselines. PARTS lists what is measured."""
 
 import hashlib
 import json
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
 from .._version import __version__
-from ..diffusion.color import fit_gamut, lab_to_rgb, lightness_to_gray, rgb_to_lab
-from ..diffusion.pipeline import ColorizationPipeline
-from ..training.data import ColorizationDataset
-from .bound import VariationalBound, mean_and_error, variational_bound
-from .metrics import (
-    Comparison,
-    delta_e,
-    diversity,
-    grey_baseline,
-    grid_ceiling,
-    in_batches,
-    inception_fid,
-    psnr,
-    ssim,
-)
+from ..diffusion.color import L_MAX, downsample_chroma, fit_gamut, lab_to_rgb, lightness_to_gray, rgb_to_lab
+from ..diffusion.pipeline import ColorizationPipeline, ColorizationPipelineOutput
+from .bound import NoiseSchedule, VariationalBound, mean_and_error, variational_bound
+from .calibration import overconfidence, rank_correlation, within_photos
+from .colours import delta_e, diversity, edge_error, gray_baseline, grid_oracle, in_batches
+from .distances import inception_fid
+from .measures import Comparison, Figures, Shown
+from .photos import PhotoSet
+from .tables import OURS, markdown
 
 BIN_WIDTH = 1.0  # CIELAB units: chroma is told to one unit of a* and b*, about what the eye can tell
+LARGE = 256  # pixels: photos with a shorter side of at least this show what happens at edges
+EDGE_SIZES = (512, 1024)  # pixels to which they are enlarged
+CALIBRATION_CELL = 8  # edge in pixels of the places whose stated uncertainty is compared with their error
 _BATCH = 32
 _SHEET_PHOTOS = 8
-_CARD_START, _CARD_END = "<!-- figures: start -->", "<!-- figures: end -->"
-
-# name in JSON -> (column head, format)
-_COLUMNS = {
-    "fd_lite0": ("FD-Lite0 ↓", "{:.1f}"),
-    "closed": ("closed ↑", "{:.3f}"),
-    "kid_lite0": ("KID-Lite0 ↓", "{:.4f}"),
-    "colourfulness_ratio": ("colourfulness / truth", "{:.2f}"),
-    "delta_e": ("ΔE2000 ↓", "{:.2f}"),
-    "psnr": ("PSNR, dB ↑", "{:.2f}"),
-    "ssim": ("SSIM ↑", "{:.3f}"),
-    "lightness_error": ("L* error ↓", "{:.2f}"),
-}
-
-_CARD_METRICS = {
-    "fd_lite0": "FD-Lite0",
-    "closed": "part of FD-Lite0 closed",
-    "colourfulness_ratio": "colourfulness over truth",
-    "delta_e": "CIEDE2000",
-}
 
 
 @dataclass(frozen=True)
 class Extent:
-    """How much of the photos the costly figures use; 0 leaves one out.
+    """How much is measured beside the table of rows; 0 leaves a part out.
 
     Attributes:
-        variants: colourings a photo, for the best of them and for diversity.
-        variant_photos: photos that they are drawn for.
-        bound_photos: photos of the variational bound.
+        baselines: also rows of the grid oracle and of the mean colour.
         film: also colorize every photo as seen through an old film.
+        variants: colourings a photo, for the best of them, their diversity and the uncertainty they state.
+        variant_photos: photos that they are drawn for.
+        edge_photos: large photos whose edges are looked at.
+        bound_photos: photos of the variational bound.
+        fid: also standard FID, which needs torch-fidelity.
+        networks: whose feature distances are measured.
     """
 
+    baselines: bool = True
+    film: bool = True
     variants: int = 8
     variant_photos: int = 64
+    edge_photos: int = 32
     bound_photos: int = 64
-    film: bool = True
+    fid: bool = False
+    networks: tuple[str, ...] = ("lite2", "lite0")
+
+
+QUICK = Extent(baselines=False, film=False, variant_photos=0, edge_photos=0, bound_photos=0, networks=("lite2",))
 
 
 @dataclass
@@ -82,84 +71,47 @@ class Report:
     def save(self, folder: Path) -> None:
         """Write ``report.json``, ``report.md`` and ``sheet.png`` into ``folder``."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "report.json").write_text(json.dumps(self.figures, indent=2) + "\n")
-        (folder / "report.md").write_text(markdown(self.figures) + "\n")
+        (folder / "report.json").write_text(json.dumps(self.figures, indent=2) + "\n", encoding="utf-8")
+        (folder / "report.md").write_text(markdown(self.figures) + "\n", encoding="utf-8")
         self.sheet.save(folder / "sheet.png")
 
 
-def evaluate(
-    pipe: ColorizationPipeline,
-    dataset: ColorizationDataset,
-    *,
-    name: str,
-    steps: int | None = None,
-    guidance: float | None = None,
-    seed: int = 0,
-    extent: Extent = Extent(),
-    groups: Sequence[str] | None = None,
-    others: dict[str, ColorizationPipeline] | None = None,
-    fid: bool = False,
-    cache: Path | None = None,
-) -> Report:
-    """Every figure of one checkpoint.
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint and how it draws: ``steps`` and ``guidance`` are its defaults if None."""
 
-    Args:
-        pipe: the checkpoint.
-        dataset: true photos; their central crops are used.
-        name: of the photo set, for the report.
-        steps: denoising steps; the checkpoint's default if None.
-        guidance: guidance scale; the checkpoint's default if None.
-        seed: of everything that is drawn.
-        extent: how much of the photos the costly figures use.
-        groups: a label a photo, for a table by label.
-        others: further rows of the table, by name: checkpoints to compare with (a regression twin, say).
-        fid: also standard FID, which needs torch-fidelity.
-        cache: folder for features of true photos.
-    """
-    steps = pipe.config.default_steps if steps is None else steps
-    guidance = pipe.config.default_guidance if guidance is None else guidance
-    drawn: dict[str, Any] = dict(steps=steps, guidance=guidance, seed=seed)
-    truth = torch.stack([dataset.lab(index) for index in range(len(dataset))])  # [N, 3, R, R]
-    comparison = Comparison(truth, cache=cache)
-    results = colorize(pipe, truth[:, :1], **drawn)
-    figures: dict[str, Any] = {
-        "set": name,
-        "photos": len(truth),
-        "resolution": dataset.resolution,
-        "steps": steps,
-        "guidance": guidance,
-        "chroma_spread": pipe.config.chroma_spread,
-        "scheduler": type(pipe.scheduler).__name__,
-        "seed": seed,
-        "version": __version__,
-        "weights": weights_digest(pipe),
-        "hardware": hardware(pipe.device),
-        "rows": {
-            "grey": comparison.figures(grey_baseline(truth)),
-            "true chroma on the model's grid": comparison.figures(
-                in_batches(lambda lab: grid_ceiling(lab, pipe.config.luma_factor), truth)
-            ),
-        },
-    }
-    if _one_pass_is_the_mean(pipe):
-        one_pass = colorize(pipe, truth[:, :1], steps=1, guidance=1.0, seed=seed)
-        figures["rows"]["one pass (mean colour)"] = comparison.figures(one_pass)
-    for other_name, other in (others or {}).items():
-        figures["rows"][other_name] = comparison.figures(colorize(other, truth[:, :1], seed=seed))
-    figures["rows"]["COLORIZED"] = comparison.figures(results)
-    if fid:
-        figures["fid"] = inception_fid(results, comparison.truth_rgb)
-    if extent.film:
-        figures["film"] = _film_figures(pipe, dataset, comparison, **drawn)
-        figures["film_fd_ratio"] = figures["film"]["fd_lite0"] / figures["rows"]["COLORIZED"]["fd_lite0"]
-    if extent.variants > 1 and extent.variant_photos:
-        few = truth[:: max(1, len(truth) // extent.variant_photos)][: extent.variant_photos]
-        figures["variants"] = _variant_figures(pipe, few, count=extent.variants, **drawn)
-    if groups is not None:
-        figures["groups"] = _group_figures(results, truth, groups)
-    if extent.bound_photos and pipe.config.objective == "diffusion":
-        figures["bound"] = bound_figures(pipe, dataset, photos=extent.bound_photos, seed=seed)
-    return Report(figures, contact_sheet(results, truth))
+    pipe: ColorizationPipeline
+    steps: int | None = None
+    guidance: float | None = None
+
+    @property
+    def is_diffusion(self) -> bool:
+        """Whether it draws; a regression gives one picture only."""
+        return self.pipe.config.objective == "diffusion"
+
+    def colorize(self, lightness: torch.Tensor | Sequence[torch.Tensor], *, seed: int) -> list[torch.Tensor]:
+        """What a user gets for each L* ``[1, H, W]``: sRGB ``[3, H, W]``."""
+        generator = torch.Generator().manual_seed(seed)
+        grays = [lightness_to_gray(one).clamp(0, 1) for one in lightness]
+        return self._draw(grays, generator=generator, batch_size=_BATCH).images
+
+    def draw_variants(self, lightness: torch.Tensor, *, variants: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Variants of L* ``[N, 1, H, W]``, from the most typical on, CIELAB ``[N, V, 3, H, W]``, and the uncertainty
+        that they state, ``[N, H, W]`` in ΔE*ab."""
+        result = self._draw(
+            list(lightness_to_gray(lightness).clamp(0, 1)),
+            generator=[torch.Generator().manual_seed(seed + number) for number in range(len(lightness))],
+            num_variants=variants,
+            return_uncertainty=True,
+            batch_size=2 * _BATCH,
+        )
+        pictures = torch.stack([torch.stack(one) for one in result.variants])
+        return rgb_to_lab(pictures), torch.stack(result.uncertainty)
+
+    def _draw(self, grays: list[torch.Tensor], **options: Any) -> ColorizationPipelineOutput:
+        # Crops have no borders to look for
+        drawing = dict(num_inference_steps=self.steps, guidance_scale=self.guidance, borders=False, output_type="pt")
+        return self.pipe(grays, **drawing, **options)
 
 
 def colorize(
@@ -171,84 +123,269 @@ def colorize(
     guidance: float | None = None,
 ) -> torch.Tensor:
     """What a user gets for L* ``[N, 1, H, W]``: sRGB ``[N, 3, H, W]`` on the 8-bit grid."""
-    generator = torch.Generator().manual_seed(seed)
-    grays = list(lightness_to_gray(lightness).clamp(0, 1))
-    images = pipe(grays, steps, generator, guidance_scale=guidance, batch_size=_BATCH, output_type="pt").images
-    return (torch.stack(images) * 255).round() / 255
+    return (torch.stack(Model(pipe, steps, guidance).colorize(lightness, seed=seed)) * 255).round() / 255
 
 
-def _one_pass_is_the_mean(pipe: ColorizationPipeline) -> bool:
-    """From pure noise (zero terminal SNR) the network can only answer E[chroma | grey]: the regression answer."""
-    config = pipe.scheduler.config
-    return (
-        pipe.config.objective == "diffusion"
-        and config.prediction_type == "v_prediction"
-        and bool(config.get("rescale_betas_zero_snr"))
-    )
+@dataclass(frozen=True)
+class Work:
+    """What the parts of an evaluation share: the checkpoint's own model is ``models[OURS]``, ``row`` its colours."""
+
+    models: dict[str, Model]
+    photos: PhotoSet
+    comparison: Comparison
+    row: Shown
+    extent: Extent
+    seed: int
+
+    @property
+    def ours(self) -> Model:
+        return self.models[OURS]
 
 
-def _film_figures(
-    pipe: ColorizationPipeline, dataset: ColorizationDataset, comparison: Comparison, **drawn: Any
-) -> dict[str, float]:
+@dataclass(frozen=True)
+class Part:
+    """A section of the report.
+
+    Attributes:
+        name: its key in report.json.
+        measure: what is found.
+        wanted: whether it was asked for.
+        obstacle: why it can't be measured here, or nothing.
+    """
+
+    name: str
+    measure: Callable[[Work], Any]
+    wanted: Callable[[Work], object]
+    obstacle: Callable[[Work], str] = lambda work: ""
+
+
+def evaluate(
+    pipe: ColorizationPipeline,
+    photos: PhotoSet,
+    *,
+    steps: int | None = None,
+    guidance: float | None = None,
+    seed: int = 0,
+    extent: Extent = Extent(),
+    beside: dict[str, ColorizationPipeline] | None = None,
+    cache: Path | None = None,
+    on_part: Callable[[Report], object] | None = None,
+) -> Report:
+    """Every figure of one checkpoint.
+
+    Args:
+        pipe: the checkpoint.
+        photos: true photos.
+        steps: denoising steps; the checkpoint's default if None.
+        guidance: guidance scale; the checkpoint's default if None.
+        seed: of everything that is drawn.
+        extent: what is measured, on how many photos.
+        beside: checkpoints to compare with, by name (a regression twin, the first generation), with their defaults.
+        cache: folder for features of photos.
+        on_part: gets the report so far after each part, so that nothing measured is lost if a later one fails.
+    """
+    steps = pipe.config.default_steps if steps is None else steps
+    guidance = pipe.config.default_guidance if guidance is None else guidance
+    others = {name: Model(other) for name, other in (beside or {}).items()}
+    models = {**others, OURS: Model(pipe, steps, guidance)}
+    comparison = Comparison(photos, networks=extent.networks, cache=cache)
+    rows = {"grey": comparison.gray_figures}
+    if extent.baselines:
+        rows |= _baselines(models[OURS], comparison, seed=seed)
+    for name, model in models.items():
+        drawn = colorize(model.pipe, photos.lightness, steps=model.steps, guidance=model.guidance, seed=seed)
+        shown = comparison.show(drawn)
+        rows[name] = comparison.figures(shown)
+    if any(photos.classes):
+        rows["true colours"] = {"top1": comparison.case(comparison.truth).top1()}
+    figures: dict[str, Any] = {
+        "set": photos.name,
+        "photos": len(photos),
+        "left_out": list(photos.left_out),
+        "crop": photos.crop,
+        "resolution": photos.resolution,
+        "classes": sum(map(bool, photos.classes)),
+        "faces": sum(photos.faces),
+        "steps": steps,
+        "guidance": guidance,
+        "chroma_spread": pipe.config.chroma_spread,
+        "scheduler": type(pipe.scheduler).__name__,
+        "seed": seed,
+        "version": __version__,
+        "weights": weights_digest(pipe),
+        "beside": {name: weights_digest(other.pipe) for name, other in others.items()},
+        "hardware": hardware(pipe.device),
+        "rows": rows,
+        "not_measured": {},
+    }
+    report = Report(figures, contact_sheet(shown.rgb, photos.truth))
+    work = Work(models, photos, comparison, shown, extent, seed)
+    wanted = [part for part in PARTS if part.wanted(work)]
+    for part in wanted:
+        if reason := part.obstacle(work):
+            figures["not_measured"][part.name] = reason
+    for part in wanted:
+        if on_part:
+            on_part(report)
+        if part.name not in figures["not_measured"]:
+            figures[part.name] = part.measure(work)
+    if on_part:
+        on_part(report)
+    return report
+
+
+def judge(pipe: ColorizationPipeline, photos: PhotoSet, *, seed: int = 0, cache: Path | None = None) -> Figures:
+    """What chooses between checkpoints, without the costly parts: the measures of this checkpoint's row.
+
+    >>> from colorized_pipeline.evaluation.photos import read_photos
+    >>> from colorized_pipeline.training.sources import open_source
+    >>> photos = read_photos(open_source(["general/validation-*.parquet"]), name="general")
+    >>> judge(load_default(), photos)["fd_lite2"]
+    """
+    return evaluate(pipe, photos, seed=seed, extent=QUICK, cache=cache).figures["rows"][OURS]
+
+
+def _baselines(model: Model, comparison: Comparison, *, seed: int) -> dict[str, Figures]:
+    """What the model's grid allows, and where it can be had, the mean colour that one pass gives."""
+    photos, cell = comparison.photos, model.pipe.chroma_cell
+    oracle = in_batches(lambda lab: grid_oracle(lab, cell), photos.truth)
+    rows = {"true chroma on the model's grid": comparison.figures(comparison.show(oracle))}
+    if _one_pass_is_the_mean(model):
+        one_pass = colorize(model.pipe, photos.lightness, steps=1, guidance=1.0, seed=seed)
+        rows["one pass (mean colour)"] = comparison.figures(comparison.show(one_pass))
+    return rows
+
+
+def _one_pass_is_the_mean(model: Model) -> bool:
+    """From pure noise (zero terminal SNR) the network can only predict E[chroma | grey], as a regression does."""
+    config = model.pipe.scheduler.config
+    zero_snr = bool(config.get("rescale_betas_zero_snr"))
+    return model.is_diffusion and config.prediction_type == "v_prediction" and zero_snr
+
+
+def _film_figures(work: Work) -> Figures:
     """Colours drawn for photos seen through an old film, shown on the clean lightness: only colour is compared."""
-    degraded = dataset.through_film()
-    lightness = torch.stack([degraded[0, index]["lightness"] for index in range(len(degraded))])
 
     def on_clean(result: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         lab = fit_gamut(torch.cat((truth[:, :1], rgb_to_lab(result)[:, 1:]), dim=1))
         return lab_to_rgb(lab).clamp(0, 1)
 
-    results = colorize(pipe, lightness, **drawn)
-    return comparison.figures(in_batches(on_clean, results, comparison.truth))
+    model = work.ours
+    seen = work.photos.through_film(seed=work.seed)
+    results = colorize(model.pipe, seen, steps=model.steps, guidance=model.guidance, seed=work.seed)
+    shown = work.comparison.show(in_batches(on_clean, results, work.photos.truth))
+    return work.comparison.figures(shown)
 
 
-def _variant_figures(
-    pipe: ColorizationPipeline, truth: torch.Tensor, *, count: int, seed: int, **drawn: Any
-) -> dict[str, float]:
-    """The first of ``count`` colourings against the best of them for each photo, and how they differ."""
-    samples = torch.stack([colorize(pipe, truth[:, :1], seed=seed + i, **drawn) for i in range(count)])
-    labs, truth_rgb = rgb_to_lab(samples), lab_to_rgb(truth).clamp(0, 1)
-    errors = torch.stack([delta_e(lab, truth) for lab in labs])  # [S, N]
-    ratios = torch.stack([psnr(sample, truth_rgb) for sample in samples])
-    similarities = torch.stack([ssim(sample, truth_rgb) for sample in samples])
-    return {
-        "photos": len(truth),
-        "count": count,
-        "delta_e": errors[0].mean().item(),
-        "delta_e_best": errors.min(0).values.mean().item(),
-        "psnr": ratios[0].mean().item(),
-        "psnr_best": ratios.max(0).values.mean().item(),
-        "ssim": similarities[0].mean().item(),
-        "ssim_best": similarities.max(0).values.mean().item(),
-        "diversity": diversity(labs).mean().item(),
-    }
-
-
-def _group_figures(results: torch.Tensor, truth: torch.Tensor, groups: Sequence[str]) -> dict[str, dict[str, float]]:
+def _group_figures(work: Work) -> dict[str, dict[str, Any]]:
+    """The same table for the photos of each label; labels with a single photo are left out."""
+    groups = work.photos.groups or ()
     figures = {}
     for group in sorted(set(groups)):
-        chosen = torch.tensor([label == group for label in groups])
-        if chosen.sum() > 1:
-            figures[group] = {"photos": int(chosen.sum()), **Comparison(truth[chosen]).figures(results[chosen])}
+        chosen = torch.tensor([index for index, label in enumerate(groups) if label == group])
+        if len(chosen) > 1:
+            part = work.comparison.take(chosen).figures(work.row.take(chosen))
+            figures[group] = {"photos": len(chosen), **part}
     return figures
 
 
-def bound_figures(
-    pipe: ColorizationPipeline, dataset: ColorizationDataset, *, photos: int, seed: int
-) -> dict[str, Any]:
-    """The variational bound in bits per chroma dimension, chroma rounded to BIN_WIDTH."""
+def _variant_figures(work: Work) -> dict[str, Any]:
+    """For each model: one colouring against the best of several, and whether their uncertainty is true."""
+    extent = work.extent
+    truth = work.photos.truth[:: max(1, len(work.photos) // extent.variant_photos)][: extent.variant_photos]
+    rows = {
+        name: variant_figures(model, truth, variants=extent.variants, seed=work.seed)
+        for name, model in work.models.items()
+        if model.is_diffusion
+    }
+    return {"photos": len(truth), "count": extent.variants, "rows": rows}
+
+
+def variant_figures(model: Model, truth: torch.Tensor, *, variants: int, seed: int) -> Figures:
+    """Errors of one and of the best of several variants of true photos ``[N, 3, H, W]``, and their calibration."""
+    parts = [
+        model.draw_variants(part[:, :1], variants=variants, seed=seed + _BATCH * number)
+        for number, part in enumerate(truth.split(_BATCH))
+    ]
+    labs, stated = (torch.cat(values) for values in zip(*parts, strict=True))
+    errors = torch.stack([delta_e(lab, truth) for lab in labs.unbind(1)])  # [V, N]
+    mean = fit_gamut(labs.mean(dim=1))
+    squared = (mean - truth)[:, 1:].square().sum(1)  # [N, H, W]
+    places = downsample_chroma(torch.stack((stated.square(), squared), dim=1), CALIBRATION_CELL)
+    place_stated, place_squared = places[:, 0].sqrt(), places[:, 1]
+    return {
+        "delta_e": errors.mean().item(),
+        "delta_e_best": errors.min(0).values.mean().item(),
+        "diversity": diversity(labs.movedim(1, 0)).mean().item(),
+        "uncertainty": stated.mean().item(),
+        "overconfidence": overconfidence(place_stated, place_squared, variants=variants),
+        "rank_photos": rank_correlation(stated.mean((1, 2)), squared.sqrt().mean((1, 2))),
+        "rank_places": rank_correlation(place_stated.flatten(), place_squared.flatten()),
+        "rank_within_photos": within_photos(place_stated, place_squared),
+    }
+
+
+def _edge_figures(work: Work) -> dict[str, Any]:
+    """Errors of ∇ab of large photos, at their own size and enlarged; the network reads them at its working size."""
+    squares = work.photos.large(LARGE, count=work.extent.edge_photos)
+    rows: dict[str, Figures] = {}
+    for size in (None, *EDGE_SIZES):
+        truth = [square if size is None else _enlarge(square, size) for square in squares]
+        grid = work.ours.pipe.config.working_size // work.ours.pipe.chroma_cell
+        pictures = {
+            "grey": [gray_baseline(lab[None])[0] for lab in truth],
+            "true chroma on the model's grid": [_through_grid(lab, grid) for lab in truth],
+        }
+        for name, model in work.models.items():
+            pictures[name] = model.colorize([lab[:1] for lab in truth], seed=work.seed)
+        for name, shown in pictures.items():
+            errors = [edge_error(rgb_to_lab(rgb)[None], lab[None]) for rgb, lab in zip(shown, truth, strict=True)]
+            rows.setdefault(name, {})[str(size or "own size")] = torch.cat(errors).mean().item()
+    return {"photos": len(squares), "own_size": squares[0].shape[-1], "rows": rows}
+
+
+def _enlarge(lab: torch.Tensor, size: int) -> torch.Tensor:
+    """A square CIELAB picture at another size."""
+    larger = F.interpolate(lab[None], (size, size), mode="bicubic")[0]
+    return torch.cat((larger[:1].clamp(0, L_MAX), larger[1:]))
+
+
+def _through_grid(lab: torch.Tensor, grid: int) -> torch.Tensor:
+    """The true chroma on a square grid of so many cells an edge, as sRGB."""
+    coarse = F.interpolate(lab[None, 1:], (grid, grid), mode="area")
+    chroma = F.interpolate(coarse, lab.shape[-2:], mode="bilinear")[0]
+    return lab_to_rgb(fit_gamut(torch.cat((lab[:1], chroma)))).clamp(0, 1)
+
+
+def _bound_obstacle(work: Work) -> str:
+    if not work.ours.is_diffusion:
+        return "a regression has no bound"
+    if work.ours.pipe.config.detail_scales is not None:
+        return "the cells that chroma is told to are no grid for a checkpoint with detail_scales"
+    try:
+        NoiseSchedule.of(work.ours.pipe.scheduler)
+    except ValueError as error:
+        return f"{type(work.ours.pipe.scheduler).__name__}: {error}"
+    return ""
+
+
+def _bound_figures(work: Work) -> dict[str, Any]:
+    truth = work.photos.truth[:: max(1, len(work.photos) // work.extent.bound_photos)][: work.extent.bound_photos]
+    return bound_figures(work.ours.pipe, truth, seed=work.seed)
+
+
+def bound_figures(pipe: ColorizationPipeline, truth: torch.Tensor, *, seed: int) -> dict[str, Any]:
+    """The variational bound in bits per chroma dimension of photos ``[N, 3, H, W]``, chroma to one BIN_WIDTH."""
     generator = torch.Generator().manual_seed(seed)
-    chosen = range(0, len(dataset), max(1, len(dataset) // photos))[:photos]
     parts = []
-    for start in range(0, len(chosen), _BATCH):
-        items = [dataset[0, index] for index in chosen[start : start + _BATCH]]
-        chroma = torch.stack([item["chroma"] for item in items]).div(BIN_WIDTH).round().mul(BIN_WIDTH)
+    for lab in truth.split(_BATCH):
+        chroma = downsample_chroma(lab[:, 1:], pipe.chroma_cell).div(BIN_WIDTH).round().mul(BIN_WIDTH)
         with torch.no_grad():
-            condition = pipe.condition(torch.stack([item["lightness"] for item in items]).to(pipe.device))
+            condition = pipe.condition(lab[:, :1].to(pipe.device))
         bound = variational_bound(
             lambda x, t: pipe.unet(x.to(pipe.unet.dtype), t).sample.float(),
             pipe.scheduler,
-            chroma=chroma.to(pipe.device) / pipe.config.chroma_scale,
+            chroma=pipe.chroma_to_latents(chroma.to(pipe.device)),
             condition=condition,
             bin_width=BIN_WIDTH / pipe.config.chroma_scale,
             generator=generator,
@@ -257,7 +394,7 @@ def bound_figures(
     joined = VariationalBound.join(parts)
     total, error = mean_and_error(joined.total)
     return {
-        "photos": len(chosen),
+        "photos": len(truth),
         "bin_width": BIN_WIDTH,
         "bits_per_dimension": total,
         "standard_error": error,
@@ -268,6 +405,31 @@ def bound_figures(
             for (first, last), bits in zip(joined.strata, joined.steps.mean(0).tolist(), strict=True)
         ],
     }
+
+
+# What is measured beside the table of rows
+PARTS = (
+    Part("groups", _group_figures, wanted=lambda work: work.photos.groups),
+    Part(
+        "fid", lambda work: inception_fid(work.row.rgb, work.comparison.truth.rgb), wanted=lambda work: work.extent.fid
+    ),
+    Part("film", _film_figures, wanted=lambda work: work.extent.film),
+    Part(
+        "variants",
+        _variant_figures,
+        wanted=lambda work: work.extent.variant_photos and work.extent.variants > 1,
+        obstacle=lambda work: "" if work.ours.is_diffusion else "a regression gives one picture of a photo",
+    ),
+    Part(
+        "edges",
+        _edge_figures,
+        wanted=lambda work: work.extent.edge_photos,
+        obstacle=lambda work: (
+            "" if max(work.photos.sides) >= LARGE else f"no photo has {LARGE} pixels on its shorter side"
+        ),
+    ),
+    Part("bound", _bound_figures, wanted=lambda work: work.extent.bound_photos, obstacle=_bound_obstacle),
+)
 
 
 def weights_digest(pipe: ColorizationPipeline) -> str:
@@ -303,107 +465,10 @@ def contact_sheet(results: torch.Tensor, truth: torch.Tensor) -> Image.Image:
     for part, (title, indices) in enumerate(parts.items()):
         for place, index in enumerate(indices):
             lab = truth[index : index + 1]
-            row = (grey_baseline(lab)[0], results[index], lab_to_rgb(lab)[0].clamp(0, 1))
+            row = (gray_baseline(lab)[0], results[index], lab_to_rgb(lab)[0].clamp(0, 1))
             triple = torch.cat(row, dim=-1).movedim(0, -1)
             left, top = place % 4 * 3 * edge, (2 * part + place // 4) * (edge + caption)
             text = f"{title}: CIEDE2000 {errors[index]:.1f}  (grey, result, truth)"
             draw.text((left + 2, top + 1), text, fill="black")
             sheet.paste(Image.fromarray((triple * 255).round().byte().numpy()), (left, top + caption))
     return sheet
-
-
-def markdown(figures: dict[str, Any]) -> str:
-    """The figures as tables, with what gave them."""
-    lines = [
-        f"{figures['set']}: {figures['photos']} photos, central {figures['resolution']} x {figures['resolution']} "
-        f"crops, {figures['steps']} steps of {figures['scheduler']}, guidance {figures['guidance']:g}, seed "
-        f"{figures['seed']}; {figures['hardware']}; weights `{figures['weights']}`.",
-        "",
-        *_table("", figures["rows"]),
-    ]
-    for name, row in figures["rows"].items():
-        if name.endswith(" twin"):
-            ratio = figures["rows"]["COLORIZED"]["fd_lite0"] / row["fd_lite0"]
-            lines += ["", f"COLORIZED's FD-Lite0 is {ratio:.2f} times that of the {name}."]
-    if "fid" in figures:
-        lines += ["", f"FID (Inception): {figures['fid']:.2f}."]
-    if "film" in figures:
-        lines += [
-            "",
-            "Seen through an old film (other emulsions, fading, grain, blur, scratches; fixed seed), the colours "
-            f"shown on the clean lightness: FD-Lite0 {figures['film']['fd_lite0']:.1f}, "
-            f"{figures['film_fd_ratio']:.2f} times that of clean photos; closed {figures['film']['closed']:.3f}; "
-            f"colourfulness / truth {figures['film']['colourfulness_ratio']:.2f}.",
-        ]
-    if "variants" in figures:
-        v = figures["variants"]
-        lines += [
-            "",
-            f"One colouring against the best of {v['count']} ({v['photos']} photos): ΔE2000 {v['delta_e']:.2f} and "
-            f"{v['delta_e_best']:.2f}, PSNR {v['psnr']:.2f} and {v['psnr_best']:.2f} dB, SSIM {v['ssim']:.3f} and "
-            f"{v['ssim_best']:.3f}. Mean ΔE2000 between two colourings of a photo: {v['diversity']:.2f}.",
-        ]
-    if "bound" in figures:
-        b = figures["bound"]
-        lines += [
-            "",
-            f"Variational bound: {b['bits_per_dimension']:.3f} ± {b['standard_error']:.3f} bits per chroma dimension "
-            f"({b['photos']} photos, chroma told to {b['bin_width']:g} CIELAB unit; L_T {b['prior']:.4f}, "
-            f"L_0 {b['decoder']:.3f}).",
-        ]
-    if "groups" in figures:
-        lines += ["", *_table("photos", figures["groups"])]
-    return "\n".join(lines)
-
-
-def _table(count: str, rows: dict[str, dict[str, float]]) -> list[str]:
-    """Markdown rows; with ``count`` a column of that name after the first, and none that needs many photos."""
-    columns = {k: v for k, v in _COLUMNS.items() if not (count and k == "kid_lite0")}
-    heads = [head for head, _ in columns.values()]
-    lines = ["| | " + " | ".join(([count] if count else []) + heads) + " |"]
-    lines.append("| --- " * (1 + bool(count) + len(heads)) + "|")
-    for name, row in rows.items():
-        cells = [str(row[count])] if count else []
-        cells += [form.format(row[key]) for key, (_, form) in columns.items()]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return lines
-
-
-def card_block(figures: dict[str, Any]) -> str:
-    """What stands between the model card's two markers."""
-    return f"{_CARD_START}\n{markdown(figures)}\n{_CARD_END}"
-
-
-def write_card(card_file: Path, figures: dict[str, Any]) -> None:
-    """Put the figures between a file's two marker comments; in a model card also into its model-index metadata.
-
-    Raises:
-        ValueError: if the file doesn't hold the markers; it is left as it is.
-    """
-    from huggingface_hub import EvalResult, ModelCard, ModelCardData
-
-    text = card_file.read_text(encoding="utf-8")
-    before, start, rest = text.partition(_CARD_START)
-    _, end, after = rest.partition(_CARD_END)
-    if not start or not end:
-        raise ValueError(f"{card_file}: has no block from {_CARD_START} to {_CARD_END}; add the two lines")
-    text = before + card_block(figures) + after
-    if not text.startswith("---\n"):  # no metadata: a README, say
-        card_file.write_text(text, encoding="utf-8")
-        return
-    card = ModelCard(text)
-    data = cast(ModelCardData, card.data)
-    data.model_name = "COLORIZED"
-    data.eval_results = [
-        EvalResult(
-            task_type="image-to-image",
-            task_name="colorization",
-            dataset_type="image",
-            dataset_name=figures["set"],
-            metric_type=metric,
-            metric_name=metric_name,
-            metric_value=round(figures["rows"]["COLORIZED"][metric], 4),
-        )
-        for metric, metric_name in _CARD_METRICS.items()
-    ]
-    card.save(card_file)
