@@ -10,6 +10,7 @@ import io
 import json
 import os
 import shutil
+from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -201,7 +202,8 @@ def _read(
     source: PhotoSource, fit: Fit, candidates: Sequence[int], pixels: BinaryIO, cache_bytes: int, progress: bool
 ) -> tuple[dict[str, np.ndarray], Skipped]:
     """Decode all candidates once, in order: the index's arrays, who is left out, and the pixels into a stream."""
-    rows: list[tuple[int, int, int, int, int]] = []  # row, height, width, offset, digest
+    names = ("rows", "heights", "widths", "offsets", "digests")
+    table = array("q")  # these five of each photo
     skipped, written = Skipped(), 0
     for row, photo in _decoded(source, fit, candidates, progress):
         if isinstance(photo, Exception):
@@ -212,13 +214,12 @@ def _read(
             skipped.nearly_gray.append(source.name(row))
             continue
         fits = written + lab8.numel() <= cache_bytes
-        rows.append((row, *lab8.shape[-2:], written if fits else -1, digest))
+        table.extend((row, *lab8.shape[-2:], written if fits else -1, digest))
         if fits:
             pixels.write(lab8.numpy().tobytes())
             written += lab8.numel()
-    names = ("rows", "heights", "widths", "offsets", "digests")
-    columns = np.array(rows, np.int64).reshape(-1, len(names)).T
-    return dict(zip(names, columns, strict=True)), skipped
+    columns = np.array(table, np.int64).reshape(-1, len(names)).T
+    return {name: column.copy() for name, column in zip(names, columns, strict=True)}, skipped
 
 
 def _decoded(

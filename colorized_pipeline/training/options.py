@@ -362,15 +362,20 @@ def parse_options(argv: Sequence[str] | None = None, *, description: str | None 
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+    hints: dict[str, Any] = {}
     for group in _GROUPS.values():
         section = parser.add_argument_group(group.title)
-        types_of = typing.get_type_hints(group)
+        hints |= {name: _not_none(hint) for name, hint in typing.get_type_hints(group).items()}
         for one in dataclasses.fields(group):
-            section.add_argument(f"--{one.name}", **_argument(one, types_of[one.name]))
+            section.add_argument(f"--{one.name}", **_argument(one, hints[one.name]))
     given = vars(parser.parse_args(argv))
     try:
+        values = {
+            name: _gathered(hints[name], value, name) if isinstance(value, list) else value
+            for name, value in given.items()
+        }
         parts = {
-            name: group(**{one.name: given[one.name] for one in dataclasses.fields(group) if one.name in given})
+            name: group(**{one.name: values[one.name] for one in dataclasses.fields(group) if one.name in values})
             for name, group in _GROUPS.items()
         }
         return Options(**parts)
@@ -378,10 +383,15 @@ def parse_options(argv: Sequence[str] | None = None, *, description: str | None 
         parser.error(str(error))
 
 
+def _not_none(hint: Any) -> Any:
+    """``X`` of ``X | None``."""
+    if not isinstance(hint, types.UnionType):
+        return hint
+    return next(kind for kind in typing.get_args(hint) if kind is not types.NoneType)
+
+
 def _argument(one: "dataclasses.Field[Any]", hint: Any) -> dict[str, Any]:
     """How argparse reads a field of this type. What isn't given stays away, so that the dataclass has its default."""
-    if isinstance(hint, types.UnionType):
-        (hint,) = (kind for kind in typing.get_args(hint) if kind is not types.NoneType)
     meta = one.metadata
     words: dict[str, Any] = {"help": _help(one), "default": argparse.SUPPRESS}
     if hint is bool:
@@ -389,12 +399,10 @@ def _argument(one: "dataclasses.Field[Any]", hint: Any) -> dict[str, Any]:
     if choices := meta.get("choices"):
         return {**words, "choices": choices}
     words["metavar"] = meta.get("metavar") or {int: "N", float: "X", str: "TEXT"}.get(hint, "N")
-    kind = typing.get_origin(hint)
-    if kind is dict:
-        values = typing.get_args(hint)[1]
-        return {**words, "nargs": "+", "action": _Paths if typing.get_origin(values) is tuple else _Numbers}
-    if kind is tuple:
-        return {**words, "nargs": "+", "action": _Tuple, "type": typing.get_args(hint)[0]}
+    if typing.get_origin(hint) is dict:
+        return {**words, "nargs": "+", "action": "extend", "type": _pair}
+    if typing.get_origin(hint) is tuple:
+        return {**words, "nargs": "+", "type": typing.get_args(hint)[0]}
     return {**words, "type": hint}
 
 
@@ -409,37 +417,23 @@ def _help(one: "dataclasses.Field[Any]") -> str:
     return f"{one.metadata['help']} (default: {str(one.default).replace('%', '%%')})"
 
 
-class _Tuple(argparse.Action):
-    def __call__(self, parser: Any, namespace: Any, values: Any, flag: str | None = None) -> None:
-        setattr(namespace, self.dest, tuple(values))
+def _pair(word: str) -> tuple[str, str]:
+    name, equals, value = word.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"{word!r} isn't of the form NAME=VALUE")
+    return name, value
 
 
-class _Named(argparse.Action):
-    """NAME=VALUE words."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, flag: str | None = None) -> None:
-        found = dict(getattr(namespace, self.dest, {}))
-        for word in values:
-            name, equals, value = word.partition("=")
-            if not (name and equals and value):
-                parser.error(f"{flag} {word}: write {self.metavar}")
-            try:
-                found[name] = self.merge(found.get(name), value)
-            except ValueError as error:
-                parser.error(f"{flag} {word}: {error}")
-        setattr(namespace, self.dest, found)
-
-    def merge(self, before: Any, value: str) -> Any:
-        raise NotImplementedError
-
-
-class _Paths(_Named):
-    def merge(self, before: tuple[str, ...] | None, value: str) -> tuple[str, ...]:
-        return (*(before or ()), value)
-
-
-class _Numbers(_Named):
-    def merge(self, before: float | None, value: str) -> float:
-        if before is not None:
-            raise ValueError("given twice")
-        return float(value)
+def _gathered(hint: Any, words: list[Any], flag: str) -> Any:
+    """What argparse collected for a field of this type: a tuple, or a dictionary of NAME=VALUE words."""
+    if typing.get_origin(hint) is tuple:
+        return tuple(words)
+    found: dict[str, Any] = {}
+    for name, value in words:
+        if typing.get_origin(typing.get_args(hint)[1]) is tuple:
+            found[name] = (*found.get(name, ()), value)
+        elif name in found:
+            raise ValueError(f"--{flag} {name} is given twice")
+        else:
+            found[name] = float(value)
+    return found

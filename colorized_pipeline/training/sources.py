@@ -34,8 +34,8 @@ class PhotoSource(Protocol):
     def digest(self, index: int) -> int:
         """64 bits of a hash of the photo's content, whatever its name, signed."""
 
-    def identity(self) -> list[object]:
-        """What changes when the photos may have changed: of each file the path, size and time."""
+    def identity(self) -> str:
+        """A digest that changes when the photos may have changed: of each file's path, size and time."""
 
     def labels(self, column: str, indices: Sequence[int]) -> list[str]:
         """What ``column`` says of these photos. Raises ``ValueError`` if there is no such column."""
@@ -69,10 +69,10 @@ class DatasetPhotos:
     def digest(self, index: int) -> int:
         return _digest(self._content(index))
 
-    def identity(self) -> list[object]:
+    def identity(self) -> str:
         if self._files is None:
-            return [self._images._fingerprint, self._column]
-        return [self._column, *map(_file_identity, self._files)]
+            return f"{self._images._fingerprint} {self._column}"
+        return f"{_identity(self._files)} {self._column}"
 
     def _content(self, index: int) -> bytes:
         stored = self._images[index][self._column]
@@ -134,8 +134,8 @@ class LabArrayPhotos:
     def digest(self, index: int) -> int:
         return _digest(self.load(index).numpy().tobytes())
 
-    def identity(self) -> list[object]:
-        return [_file_identity(file) for file in self._files]
+    def identity(self) -> str:
+        return _identity(self._files)
 
     def labels(self, column: str, indices: Sequence[int]) -> list[str]:
         raise ValueError(f"column {column!r}: the Kaggle arrays in {self.folder} have no labels")
@@ -205,9 +205,12 @@ def _open_folder(folder: Path) -> PhotoSource:
     return DatasetPhotos(dataset, files=files)
 
 
-def _file_identity(file: Path) -> tuple[str, int, int]:
-    facts = file.stat()
-    return str(file.resolve()), facts.st_size, facts.st_mtime_ns
+def _identity(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        facts = file.stat()
+        digest.update(f"{file.absolute()} {facts.st_size} {facts.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def _digest(content: bytes) -> int:
