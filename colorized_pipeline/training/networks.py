@@ -177,7 +177,7 @@ def _fresh_pipeline(model: ModelOptions, objective: ObjectiveOptions) -> Coloriz
         image_encoder=encoder,
         luma_factor=model.luma_factor,
         chroma_scale=model.chroma_scale,
-        detail_scales=model.detail_scales,
+        detail_scales=list(model.detail_scales) if model.detail_scales else None,
         working_size=model.resolution,
         encoder_layers=model.encoder_layers,
         encoder_scale=model.encoder_scale or 1,
