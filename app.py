@@ -9,12 +9,11 @@ A Space needs this header at the top of its README.md:
     ---
 """
 
-from colorized_pipeline import DEFAULT_CHECKPOINT, load_default
+from colorized_pipeline import load_default
 from colorized_pipeline.app import Limits, build_page, serve
-from colorized_pipeline.batch.overlap import hash_checkpoint
 
 limits = Limits(megapixels=25, file_megabytes=40, batch_photos=10)
-demo = build_page(load_default(), limits, checkpoint=hash_checkpoint(DEFAULT_CHECKPOINT))
+demo = build_page(load_default(), limits)
 
 if __name__ == "__main__":
     serve(demo, limits)

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
-from colorized_pipeline.archive.files import write_atomically
+from colorized_pipeline.archive.files import NewFile
 
 _EDGE = 1024  # of the matrix product whose speed is called the machine's peak
 
@@ -79,8 +79,5 @@ def matrix_product() -> tuple[Callable[[], object], float]:
 def save(folder: Path, name: str, figures: Mapping[str, Any], table: str) -> None:
     """Write ``name.json`` and ``name.md`` into a folder, each whole or not at all."""
     for suffix, text in ((".json", json.dumps(figures, indent=2, allow_nan=False)), (".md", table)):
-
-        def write(stream: IO[bytes], text: str = text) -> None:
-            stream.write(f"{text}\n".encode())
-
-        write_atomically(folder / f"{name}{suffix}", write)
+        with NewFile(folder / f"{name}{suffix}") as new:
+            new.stream.write(f"{text}\n".encode())

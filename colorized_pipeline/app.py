@@ -5,6 +5,7 @@ Every visitor's files lie in folders of their own session and go with it; jobs w
 
 import contextvars
 import html
+import os
 import secrets
 import tempfile
 import zipfile
@@ -16,25 +17,25 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-import tifffile
-import torch
 from PIL import Image, ImageOps
 
 from . import EXAMPLES, ColorizationPipeline
-from .archive.files import PHOTO_SUFFIXES
-from .archive.files import Job as Copy
+from .archive.files import PHOTO_SUFFIXES, result_suffix
+from .archive.files import Job as PhotoJob
 from .archive.scans import open_scan
-from .batch.overlap import Batch, Settings
-from .batch.sheets import draw_map
-from .diffusion.color import rgb_to_lab
+from .batch.overlap import Batch, explain, one_thread
+from .batch.photos import OpenPhoto, draw_rows, open_photo
+from .batch.results import Writer
+from .batch.settings import build_settings
+from .batch.sheets import draw_map, show_small, spread_map
 from .diffusion.hints import Hint
-from .diffusion.variants import order_by_typicality, spread
+from .diffusion.steering import Palette
 
 NOTE = (
     "**The colours are invented.** A grey photo fits many colourings; each variant is one. Label every result as a "
     "colorization, keep the grey original, and don't use a result as evidence of what colour anything was."
 )
-_PREVIEW_EDGE = 1600  # pixels of the longer edge on screen; downloads are full size
+_PREVIEW_EDGE = 1600  # pixels that the longer edge has at most on screen; downloads are full size
 _SMOOTH = Image.Resampling.LANCZOS
 _SECONDS_KEPT = 3600
 _TROUBLE = (OSError, ValueError, MemoryError, Image.DecompressionBombError)  # a photo's, not the server's
@@ -76,9 +77,9 @@ class Job:
     seeds: list[int]
 
 
-def build_page(pipe: ColorizationPipeline, limits: Limits, *, checkpoint: str) -> gr.Blocks:
-    """The page around a loaded pipeline, ready for :func:`serve`; ``checkpoint`` is its hash, for the labels."""
-    worker = Worker(pipe, limits, checkpoint)
+def build_page(pipe: ColorizationPipeline, limits: Limits) -> gr.Blocks:
+    """The page around a loaded pipeline, ready for :func:`serve`."""
+    worker = Worker(pipe, limits)
     with gr.Blocks(
         title="COLORIZED", analytics_enabled=False, delete_cache=(_SECONDS_KEPT // 6, _SECONDS_KEPT)
     ) as page:
@@ -138,8 +139,8 @@ def _build_photo_tab(worker: "Worker", limits: Limits) -> None:
             )
             gr.Markdown("Choose a variant to compare and download it.")
             download = gr.DownloadButton("Download at full size", interactive=False)
-            doubt = gr.Image(
-                visible=False, interactive=False, format="png", buttons=["fullscreen"], elem_classes=["doubt"]
+            uncertainty = gr.Image(
+                visible=False, interactive=False, format="png", buttons=["fullscreen"], elem_classes=["uncertainty"]
             )
     gr.Examples(
         [str(file) for file in EXAMPLES],
@@ -157,7 +158,7 @@ def _build_photo_tab(worker: "Worker", limits: Limits) -> None:
     start.click(
         worker.colorize,
         [photo, arrival, painting, reference, guide, *settings, variants],
-        [slider, gallery, download, job, doubt],
+        [slider, gallery, download, job, uncertainty],
         concurrency_id="worker",
         concurrency_limit=1,
         api_visibility="private",
@@ -240,8 +241,8 @@ def _build_settings(worker: "Worker") -> list[Any]:
 class Worker:
     """What the page's buttons do. Holds nothing of any visitor: that comes in and goes out as arguments."""
 
-    def __init__(self, pipe: ColorizationPipeline, limits: Limits, checkpoint: str) -> None:
-        self.pipe, self.limits, self.checkpoint = pipe, limits, checkpoint
+    def __init__(self, pipe: ColorizationPipeline, limits: Limits) -> None:
+        self.pipe, self.limits, self.checkpoint = pipe, limits, pipe.digest()
 
     def receive(self, path: str | None) -> tuple[str | None, Arrival | None]:
         """A photo as it arrives: checked, and shown in grey, as browsers can't show every format."""
@@ -261,7 +262,8 @@ class Worker:
         try:
             preview_of(Path(path)).save(preview, quality=90)
         except _TROUBLE as error:
-            gr.Warning(html.escape(_reason(error, Path(path))), title="Error")  # raising would leave the field broken
+            text = _reason(explain(error, Path(path)), Path(path).parent)
+            gr.Warning(html.escape(text), title="Error")  # raising would leave the field broken
             return None, None
         return str(preview), Arrival(folder, path, preview.name)
 
@@ -285,35 +287,54 @@ class Worker:
         if shown is None:
             raise _message("Give a photo first: drop it on the field, choose a file or paste it.")
         photo = _original(shown, arrival)
-        palette = None if reference is None else _original(reference, guide)
-        if palette:
-            with _messages_for_visitors(str(palette)):
-                self._check_reference(palette)
-        with _messages_for_visitors(str(photo)):
-            folder = tempfile.TemporaryDirectory(prefix="colorized-app-")
-            job = Job(folder, before=self._preview(photo), files=[], previews=[], seeds=[])
-            hints = self._read_painting(painting, photo)
-            for number in range(variants):
-                chosen = int(seed) + number
-                desc = f"variant {number + 1} of {variants}"
-                bar = _StepBar(progress, steps=steps, number=number, jobs=variants, desc=desc)
-                target = Path(folder.name) / f"{photo.stem}-colour-{chosen}{_suffix(photo)}"
-                settings = self._settings(
-                    steps=steps, seed=chosen, intensity=intensity, batch_size=1, hints=hints, reference=palette
+        guiding = None if reference is None else _original(reference, guide)
+        palette = None
+        if guiding:
+            with _messages_for_visitors(guiding):
+                palette = self._read_palette(guiding)
+        folder = tempfile.TemporaryDirectory(prefix="colorized-app-")
+        with _messages_for_visitors(photo, Path(folder.name)):
+            settings = build_settings(
+                self.pipe,
+                checkpoint=self.checkpoint,
+                alone=True,
+                steps=int(steps),
+                seed=int(seed),
+                intensity=intensity,
+                variants=int(variants),
+                hints=self._read_painting(painting, photo),
+                reference=guiding,
+                max_megapixels=self.limits.megapixels,
+            )
+            asked = PhotoJob(photo, Path(folder.name) / _result_name(photo), Path(photo.name))
+            opened = open_photo(self.pipe, asked, settings)
+            writer, page = Writer(self.pipe, settings), opened.page(0)
+            job = Job(folder, before=show_small(page, None, longest=_PREVIEW_EDGE), files=[], previews=[], seeds=[])
+            for number in range(settings.variants):
+                desc = f"variant {number + 1} of {settings.variants}"
+                rows = range(number, len(opened.seeds), settings.variants)
+                bar = _StepBar(
+                    progress, steps=settings.steps * len(rows), number=number, jobs=settings.variants, desc=desc
                 )
-                for outcome in Batch(self.pipe, settings).run([Copy(photo, target, Path(photo.name))], on_step=bar):
-                    if outcome.state == "failed":
-                        raise ValueError(outcome.message)
+                with one_thread():
+                    for row in rows:
+                        (opened.chroma[row],) = draw_rows(
+                            self.pipe, settings, [(opened, row)], palette=palette, on_step=bar
+                        )
+                target = opened.job.target
+                target = target.with_name(f"{target.stem}-colour-{settings.seed + number}{target.suffix}")
+                copy = writer.variant(opened, number, target)
+                writer.write_copy(opened, copy)
                 job.files.append(target)
-                job.previews.append(_fit_screen(_read_copy(target)))
-                job.seeds.append(chosen)
+                job.previews.append(show_small(page, copy.chroma[0] * intensity, longest=_PREVIEW_EDGE))
+                job.seeds.append(copy.base_seed)
                 captions = [f"seed {one}" for one in job.seeds]
                 yield (
                     (job.before, job.previews[0]),
                     gr.Gallery(list(zip(job.previews, captions, strict=True)), selected_index=0),
                     gr.DownloadButton(_label(job, 0), value=str(job.files[0]), interactive=True),
                     job,
-                    _doubt(job) if len(job.previews) == variants > 1 else gr.Image(visible=False),
+                    _uncertainty(opened, writer) if number + 1 == settings.variants > 1 else gr.Image(visible=False),
                 )
 
     def choose(self, job: Job | None, event: gr.SelectData) -> tuple[Any, Any]:
@@ -340,12 +361,20 @@ class Worker:
         folder = tempfile.TemporaryDirectory(prefix="colorized-app-")
         archive, failures, names = Path(folder.name) / "colorized.zip", [], set[str]()
         photos = [Path(path) for path in paths]
-        copies = [Copy(photo, Path(folder.name) / _free_name(photo, names), Path(photo.name)) for photo in photos]
-        batch = Batch(self.pipe, self._settings(steps=steps, seed=seed, intensity=intensity))
+        copies = [PhotoJob(photo, Path(folder.name) / _free_name(photo, names), Path(photo.name)) for photo in photos]
+        settings = build_settings(
+            self.pipe,
+            checkpoint=self.checkpoint,
+            steps=int(steps),
+            seed=int(seed),
+            intensity=intensity,
+            max_megapixels=self.limits.megapixels,
+        )
+        batch = Batch(self.pipe, settings)
         for number, outcome in enumerate(batch.run(copies), start=1):
             progress(number / len(copies), desc=f"photo {number} of {len(copies)}")
             if outcome.state == "failed":
-                failures.append(_reason(ValueError(outcome.message), outcome.job.source))
+                failures.append(_reason(outcome.message, outcome.job.source.parent, Path(folder.name)))
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as results:
             for copy in copies:
                 if copy.target.exists():
@@ -369,43 +398,19 @@ class Worker:
         height, width = open_scan(photo, pages="first", max_megapixels=self.limits.megapixels).sizes[0]
         return (whole.resize((width, height), Image.Resampling.NEAREST),)
 
-    def _settings(
-        self,
-        *,
-        steps: int,
-        seed: int,
-        intensity: float,
-        batch_size: int = 4,
-        hints: tuple[Hint, ...] = (),
-        reference: Path | None = None,
-    ) -> Settings:
-        return Settings(
-            seed=int(seed),
-            steps=int(steps),
-            guidance=self.pipe.config.default_guidance,
-            intensity=intensity,
-            working_size=self.pipe.config.working_size,
-            checkpoint=self.checkpoint,
-            scheduler=type(self.pipe.scheduler).__name__,
-            batch_size=batch_size,
-            max_megapixels=self.limits.megapixels,
-            hints=hints,
-            reference=reference,
-        )
-
     def _preview(self, photo: Path) -> Image.Image:
         """The photo in grey, as the network will see it, at screen size."""
         gray = open_scan(photo, pages="first", max_megapixels=self.limits.megapixels).read_page()
         return _fit_screen(_to_8_bits(gray))
 
     def _preview_reference(self, photo: Path) -> Image.Image:
-        self._check_reference(photo)
+        self._read_palette(photo)
         with Image.open(photo) as opened:
             return _fit_screen(ImageOps.exif_transpose(opened).convert("RGB"))
 
-    def _check_reference(self, photo: Path) -> None:
+    def _read_palette(self, photo: Path) -> Palette:
         open_scan(photo, pages="first", max_megapixels=self.limits.megapixels)  # too large, or no photo at all
-        self.pipe.read_palette(photo)
+        return self.pipe.read_palette(photo)
 
 
 class _StepBar:
@@ -423,25 +428,17 @@ class _StepBar:
         self.context.run(self.progress, (self.number + fraction) / self.jobs, desc=self.desc)
 
 
-def _read_copy(file: Path) -> Image.Image:
-    """A colour copy's first page; Pillow can't read TIFF files of 16 bits."""
-    if file.suffix.lower() in (".tif", ".tiff"):
-        return _to_8_bits(tifffile.imread(file, key=0))
-    with Image.open(file) as image:
-        return image.convert("RGB")
-
-
 def _to_8_bits(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels if pixels.dtype == np.uint8 else (pixels / 257).round().astype(np.uint8))
 
 
 @contextmanager
-def _messages_for_visitors(path: str) -> Iterator[None]:
+def _messages_for_visitors(photo: Path, *folders: Path) -> Iterator[None]:
     """Errors as the command line words them, without the server's folders."""
     try:
         yield
     except _TROUBLE as error:
-        raise _message(_reason(error, Path(path))) from error
+        raise _message(_reason(explain(error, photo), photo.parent, *folders)) from error
 
 
 def _original(shown: str, arrival: Arrival | None) -> Path:
@@ -454,18 +451,18 @@ def _message(text: str) -> gr.Error:
     return gr.Error(html.escape(text), print_exception=False)
 
 
-def _reason(error: BaseException, photo: Path) -> str:
-    text = (str(error) or type(error).__name__).replace(str(photo), photo.name)
-    return text if photo.name in text else f"{photo.name}: {text}"
+def _reason(text: str, *folders: Path) -> str:
+    for folder in folders:
+        text = text.replace(f"{folder}{os.sep}", "")
+    return text
 
 
-def _doubt(job: Job) -> Any:
-    """The map of where a job's variants differ, at screen size, and which of them is the most typical."""
-    photos = torch.stack([torch.from_numpy(np.array(one)).movedim(-1, 0) for one in job.previews])
-    chroma = rgb_to_lab(photos / 255)[:, 1:]
-    spread_of_all, typical = spread(chroma).numpy(), job.seeds[order_by_typicality(chroma)[0]]
-    image = draw_map(spread_of_all, spread_of_all.shape, variants=len(photos))
-    label = f"Doubt: where the variants differ. Seed {typical} is the most typical."
+def _uncertainty(photo: OpenPhoto, writer: Writer) -> Any:
+    """The map of where a photo's variants differ, at screen size, and which of them is the most typical."""
+    spread = spread_map(photo.page(0), photo.drawn(0) * writer.settings.intensity)
+    image = draw_map(spread, spread.shape, variants=photo.variants)
+    typical = writer.choose_copies(photo)[0].base_seed
+    label = f"Uncertainty: where the variants differ. Seed {typical} is the most typical."
     return gr.Image(image.convert("RGB"), label=label, visible=True)
 
 
@@ -473,20 +470,21 @@ def _label(job: Job, index: int) -> str:
     return f"Download seed {job.seeds[index]} at full size"
 
 
-def _suffix(photo: Path) -> str:
-    """The ending of a photo's result: its own, but PNG for a GIF, which has room for 256 colours only."""
-    suffix = photo.suffix.lower()
-    return suffix if suffix in PHOTO_SUFFIXES - {".gif"} else ".png"
+def _result_name(photo: Path) -> str:
+    """The name of a photo's result: its own, but PNG for a format that can't hold full colour or be written."""
+    suffix = result_suffix(photo).lower()
+    return f"{photo.stem}{suffix if suffix in PHOTO_SUFFIXES else '.png'}"
 
 
 def _free_name(photo: Path, taken: set[str]) -> str:
     """The name of a photo's result in the ZIP; photos of one name are numbered."""
-    name, number = f"{photo.stem}{_suffix(photo)}", 1
-    while name.lower() in taken:
+    name = first = Path(_result_name(photo))
+    number = 1
+    while str(name).lower() in taken:
         number += 1
-        name = f"{photo.stem}-{number}{_suffix(photo)}"
-    taken.add(name.lower())
-    return name
+        name = first.with_stem(f"{first.stem}-{number}")
+    taken.add(str(name).lower())
+    return str(name)
 
 
 def _fit_screen(image: Image.Image) -> Image.Image:

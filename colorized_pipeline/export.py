@@ -5,7 +5,6 @@
 >>> use_engine(pipe, Path("engine"))
 """
 
-import hashlib
 import json
 import logging
 import tempfile
@@ -103,8 +102,8 @@ def export_unet(
             such instructions.
 
     Returns:
-        What ``engine.json`` in the folder says: format, precision, version, digest of the weights, ``difference`` and
-        ``largest`` (greatest absolute difference to PyTorch, and greatest absolute output), the UNet's config.
+        What ``engine.json`` in the folder says: format, precision, version, the checkpoint's digest, ``difference``
+        and ``largest`` (greatest absolute difference to PyTorch, and greatest absolute output), the UNet's config.
 
     Raises:
         ValueError: for arguments that can't be used, or if the outputs differ; then the folder stays empty.
@@ -123,7 +122,7 @@ def export_unet(
         "format": format_name,
         "precision": precision,
         "version": __version__,
-        "weights": weights_digest(pipe.unet),
+        "checkpoint": pipe.digest(),
         "config": {name: value for name, value in pipe.unet.config.items() if not name.startswith("_")},
     }
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as name:
@@ -152,23 +151,15 @@ def use_engine(
     """Put an exported network in the place of the pipeline's UNet; arguments as of :class:`ExportedUNet`.
 
     Raises:
-        ValueError: if it was exported from other weights than the pipeline's.
+        ValueError: if it was exported from another checkpoint than the pipeline's.
     """
     engine = ExportedUNet(folder, threads=threads, streams=streams)
-    if engine.description.get("weights") != weights_digest(pipe.unet):
+    if engine.description.get("checkpoint") != pipe.digest():
         raise ValueError(
             f"engine {folder} was exported from another checkpoint; export this one with: colorized export"
         )
     pipe.unet = engine
     return engine
-
-
-def weights_digest(unet: UNet2DModel) -> str:
-    """First 16 hexadecimal digits of the SHA-256 over a network's weights, by name."""
-    digest = hashlib.sha256()
-    for name, value in sorted(unet.state_dict().items()):
-        digest.update(name.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 @torch.no_grad()

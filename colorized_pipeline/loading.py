@@ -69,12 +69,6 @@ def load_encoder(source: str | Path) -> PreTrainedModel:
         raise ValueError(f"image encoder {source} can't be loaded: {_reason(error, str(source))}") from error
 
 
-def find_checkpoint(source: str | Path | None = None) -> Path:
-    """The folder of a checkpoint's files: of a name on the Hub that which they were downloaded into."""
-    folder = Path(source or DEFAULT_CHECKPOINT)
-    return folder if folder.is_dir() else Path(ColorizationPipeline.download(str(source)))
-
-
 def best_device() -> str:
     """The fastest device of this machine."""
     if torch.cuda.is_available():

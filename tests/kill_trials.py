@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 
 from colorized_pipeline import cli
 from colorized_pipeline.archive.scans import hash_file
-from colorized_pipeline.batch.overlap import MANIFEST_NAME, Manifest
+from colorized_pipeline.batch.manifest import MANIFEST_NAME, Manifest
 
 
 def make_photos(folder: Path, count: int, *, seed: int = 0) -> None:
@@ -74,7 +74,7 @@ def check_after_kill(output: Path, expected: dict[str, str]) -> list[str]:
     faults = []
     with Manifest(output, part="-check") as manifest:
         for name, sha256 in results(output).items():
-            record = manifest.find(name)
+            record = manifest.find(output / name)
             if record is None:
                 faults.append(f"{name}: not in the manifest")
             elif record.get("output_sha256") != sha256 or expected[name] != sha256:

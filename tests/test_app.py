@@ -145,9 +145,9 @@ def test_upload_compare_choose_download(visitor: Visitor, checkpoint: Path, tmp_
     visitor.colorize()
     slider = visitor.page.get_by_test_id("imageslider").or_(visitor.page.locator(".slider-wrap, .image-container"))
     assert slider.locator("img").count() >= 2
-    visitor.page.get_by_text("Doubt: where the variants differ. Seed").wait_for()
+    visitor.page.get_by_text("Uncertainty: where the variants differ. Seed").wait_for()
     visitor.page.wait_for_function(  # the map has the photo's size on screen, and a legend below
-        """() => [...document.querySelectorAll('.doubt img')].some(
+        """() => [...document.querySelectorAll('.uncertainty img')].some(
             i => i.naturalWidth >= 420 && i.naturalHeight > i.naturalWidth * %f + 40)"""
         % (Image.open(ROCKET).height / Image.open(ROCKET).width)
     )
@@ -155,12 +155,12 @@ def test_upload_compare_choose_download(visitor: Visitor, checkpoint: Path, tmp_
     name, data = visitor.download("Download seed 0 at full size")
     assert name == "rocket-colour-0.jpg"
     where = {"checkpoint": checkpoint, "folder": tmp_path}
-    assert data == from_the_command(ROCKET, "--seed", "0", "--batch-size", "1", **where)
+    assert data == from_the_command(ROCKET, "--seed", "0", **where)
 
     visitor.page.get_by_text("seed 2", exact=True).click()
     name, data = visitor.download("Download seed 2 at full size")
     assert name == "rocket-colour-2.jpg"
-    assert data == from_the_command(ROCKET, "--seed", "2", "--batch-size", "1", **where)
+    assert data == from_the_command(ROCKET, "--seed", "2", **where)
     (tmp_path / name).write_bytes(data)
     label = CliRunner().invoke(command_line, ["inspect", str(tmp_path / name)])
     assert label.exit_code == 0 and "rocket.jpg" in label.stdout
@@ -188,7 +188,7 @@ def test_settings_reach_the_pipeline(visitor: Visitor) -> None:
     visitor.page.get_by_label("number input for Intensity").first.fill("0")
     visitor.draw_one_variant()
     visitor.colorize(last_seed=7)
-    assert visitor.page.get_by_text("Doubt: where").count() == 0  # one variant tells nothing of doubt
+    assert visitor.page.get_by_text("Uncertainty: where").count() == 0  # one variant has none
     name, data = visitor.download("Download seed 7 at full size")
     assert name == "camera-colour-7.jpg" and np.ptp(pixels(data).astype(int), axis=-1).max() <= 2
 
@@ -213,9 +213,9 @@ def test_a_reference_photo_gives_its_palette(visitor: Visitor, checkpoint: Path,
     visitor.page.locator(".reference img").wait_for()
     visitor.colorize(last_seed=0)
     _, data = visitor.download("Download seed 0 at full size")
-    options = ("--batch-size", "1", "--reference", str(tmp_path / "today.png"))
+    options = ("--reference", str(tmp_path / "today.png"))
     assert data == from_the_command(CAMERA, *options, checkpoint=checkpoint, folder=tmp_path)
-    assert data != from_the_command(CAMERA, "--batch-size", "1", checkpoint=checkpoint, folder=tmp_path)
+    assert data != from_the_command(CAMERA, checkpoint=checkpoint, folder=tmp_path)
 
 
 def test_sixteen_bit_tiff_is_shown_and_stays_a_tiff(visitor: Visitor, tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_two_visitors_at_once_see_only_their_own(browser: "playwright.Browser", 
         assert name == f"{photo.stem}-colour-0.jpg"
         gray = skimage_color.rgb2lab(pixels(photo))[..., 0]
         assert np.abs(skimage_color.rgb2lab(pixels(data))[..., 0] - gray).mean() < 1
-        images = visitor.page.locator(".image-frame img:not(.doubt *), .slider-wrap img, .thumbnail-item img")
+        images = visitor.page.locator(".image-frame img:not(.uncertainty *), .slider-wrap img, .thumbnail-item img")
         shape = "async i => { await i.decode(); return i.naturalWidth / i.naturalHeight }"
         sizes = {image.evaluate(shape) for image in images.all()}
         width, height = Image.open(photo).size
@@ -322,7 +322,7 @@ def test_many_photos_into_a_zip(visitor: Visitor, checkpoint: Path, tmp_path: Pa
         assert archive.testzip() is None
         assert (name, archive.namelist()) == ("colorized.zip", ["rocket.jpg", "rocket-2.jpg"])
         first = archive.read("rocket.jpg")
-    assert first == from_the_command(ROCKET, checkpoint=checkpoint, folder=tmp_path)
+    assert first == from_the_command(ROCKET, "--batch-size", "4", checkpoint=checkpoint, folder=tmp_path)
 
 
 def test_phone_width_has_nothing_beside_the_screen(browser: "playwright.Browser", page_url: str) -> None:

@@ -169,10 +169,10 @@ words = ["--checkpoint", {str(checkpoint)!r}, "--device", "cpu"]
 import diffusers.models.unets.unet_2d, torch
 from colorized_pipeline import load_pipeline
 pipe = load_pipeline({str(checkpoint)!r})
-from colorized_pipeline.batch.overlap import Settings
+from colorized_pipeline.batch.settings import build_settings
 from colorized_pipeline.archive.files import find_photos, plan_jobs
 from pathlib import Path
-settings = Settings(0, 1, 1.0, 32, "-", "-")
+settings = build_settings(pipe, checkpoint="-", steps=1)
 # Once as root: what is imported on first use may lie where the other user can't read
 for _ in Batch(pipe, settings).run(plan_jobs(find_photos([Path("in")]), Path("warm"), inputs=[Path("in")])): pass
 os.setgid(65534); os.setuid(65534)

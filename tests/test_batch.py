@@ -5,7 +5,10 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,17 +22,11 @@ from skimage import data as skimage_data
 from typer.testing import CliRunner, Result
 
 from colorized_pipeline import ColorizationPipeline
-from colorized_pipeline.archive.files import find_photos, plan_jobs
+from colorized_pipeline.archive.files import Job, find_photos, plan_jobs
 from colorized_pipeline.archive.scans import hash_file
-from colorized_pipeline.batch.overlap import (
-    MANIFEST_NAME,
-    Batch,
-    Manifest,
-    Settings,
-    derive_seed,
-    hash_checkpoint,
-    partial_folder,
-)
+from colorized_pipeline.batch.manifest import MANIFEST_NAME, Manifest, partial_folder
+from colorized_pipeline.batch.overlap import Batch, explain
+from colorized_pipeline.batch.settings import Settings, build_settings, derive_seed
 from colorized_pipeline.batch.shards import take_part
 from colorized_pipeline.cli import app
 
@@ -177,9 +174,8 @@ def test_format_option(run) -> None:
     assert depths["box 2/0002.tif"] == 16 and sorted(depths.values()) == [8, 8, 8, 16]
 
 
-def settings_for(pipe: ColorizationPipeline, **changes) -> Settings:
-    values = dict(seed=0, steps=2, intensity=1.0, working_size=32, checkpoint="-", scheduler="DDPMScheduler")
-    return Settings(**{**values, **changes})
+def settings_for(pipe: ColorizationPipeline, **changes: Any) -> Settings:
+    return build_settings(pipe, checkpoint="-", **changes)
 
 
 def colorize_all(folder: Path, output: Path, *, order: int = 0) -> dict[str, str]:
@@ -239,15 +235,16 @@ assert found["killed"] >= 3, found
 
 
 def test_torn_manifest_line_is_passed_over(tmp_path: Path) -> None:
+    jobs = {name: Job(Path(name), tmp_path / name, Path(name)) for name in "abc"}
     with Manifest(tmp_path) as manifest:
-        manifest.add({"output": "a", "finished": "1"})
+        manifest.add(jobs["a"], tmp_path / "a")
     file = tmp_path / f"{MANIFEST_NAME}.jsonl"
     file.write_bytes(file.read_bytes() + b'{"output": "b", "fin')
     with Manifest(tmp_path) as manifest:
-        assert manifest.find("a") and not manifest.find("b")
-        manifest.add({"output": "c", "finished": "2"})
+        assert manifest.find(tmp_path / "a") and not manifest.find(tmp_path / "b")
+        manifest.add(jobs["c"], tmp_path / "c")
     with Manifest(tmp_path) as manifest:
-        assert manifest.find("a") and manifest.find("c")
+        assert manifest.find(tmp_path / "a") and manifest.find(tmp_path / "c")
 
 
 def test_two_runs_into_one_folder_are_refused(run) -> None:
@@ -305,7 +302,116 @@ def test_two_processes_give_what_one_gives(run, checkpoint: Path, launcher: tupl
     assert len(manifests) == 2 and all(file.stat().st_size for file in manifests)
 
 
-def test_checkpoint_hash_can_be_checked_with_common_tools(checkpoint: Path) -> None:
-    command = "find . -name '*.safetensors' -o -name '*.json' | LC_ALL=C sort | xargs sha256sum | sha256sum"
-    done = subprocess.run(["bash", "-c", command], cwd=checkpoint, capture_output=True, text=True, check=True)
-    assert done.stdout.split()[0] == hash_checkpoint(checkpoint)
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    Image.fromarray(skimage_data.camera()).resize((60, 44)).save(tmp_path / "grey.png")
+    return tmp_path / "grey.png"
+
+
+def jobs_for(photo: Path, *names: str) -> list[Job]:
+    return [Job(photo, photo.parent / "out" / name, Path(photo.name)) for name in names]
+
+
+@contextmanager
+def counting_rows(network: torch.nn.Module) -> Iterator[list[int]]:
+    """Rows of each call of a network."""
+    rows: list[int] = []
+    hook = network.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    yield rows
+    hook.remove()
+
+
+@pytest.mark.parametrize("variants", [1, 3])
+def test_one_photo_costs_what_it_costs_by_the_pipeline(photo: Path, variants: int) -> None:
+    pipe = make_pipeline(encoder=True)
+    settings = settings_for(pipe, alone=True, guidance=1.5, variants=variants)
+    with counting_rows(pipe.unet) as by_batch, counting_rows(pipe.image_encoder) as encoded:
+        (outcome,) = Batch(pipe, settings).run(jobs_for(photo, "a.png"))
+    assert outcome.state == "done"
+    with counting_rows(pipe.unet) as by_pipeline:
+        pipe(photo, guidance_scale=1.5, num_variants=variants)
+    # Each step shows the network every variant twice: with the photo and, for guidance, without
+    assert sum(by_batch) == sum(by_pipeline) == settings.steps * 2 * variants
+    assert encoded == [1]
+
+
+def test_a_photo_alone_is_the_one_among_others(run) -> None:
+    """Drawn alone it differs in the fifth digit: at most one of 255 code values. In equal batches it is the same."""
+    make_photos(Path("in"), 5)
+    assert run("in", "-o", "out", "-r").exit_code == 0
+    for name in results(Path("in")):
+        assert run(f"in/{name}", "-o", f"alone/{name}").exit_code == 0
+        assert run(f"in/{name}", "-o", f"four/{name}", "--batch-size", "4").exit_code == 0
+        together, alone = (read_pixels(Path(folder) / name) for folder in ("out", "alone"))
+        tolerance = {".jpg": 4, ".tif": 64}.get(Path(name).suffix, 1)  # JPEG rounds anew; of 65,535
+        assert np.abs(together.astype(int) - alone).max() <= tolerance
+    assert results(Path("four")) == results(Path("out"))
+
+
+def test_a_photo_given_twice_is_done_twice(photo: Path) -> None:
+    pipe = make_pipeline()
+    jobs = jobs_for(photo, "a.png", "b.png")
+    outcomes = list(Batch(pipe, settings_for(pipe)).run([*jobs, jobs_for(photo.with_name("none.png"), "c.png")[0]]))
+    assert sorted(outcome.state for outcome in outcomes) == ["done", "done", "failed"]
+    assert jobs[0].target.read_bytes() == jobs[1].target.read_bytes()
+
+
+def test_one_photo_under_two_names_is_one(run, tmp_path: Path) -> None:
+    make_photos(Path("in"), 2)
+    result = run("in", str(tmp_path / "in" / "box 0" / "0000.jpg"), "in/box 0/../box 0/0000.jpg", "-o", "out", "-r")
+    assert result.exit_code == 0 and "2 of 2 photos" in result.stdout, result.output
+
+
+def test_threads_of_the_process_are_left_as_they_were(photo: Path) -> None:
+    pipe, before = make_pipeline(), torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        first, second = (Batch(pipe, settings_for(pipe)).run(jobs_for(photo, name)) for name in ("a.png", "b.png"))
+        assert torch.get_num_threads() == 3
+        next(first)
+        next(second)
+        assert torch.get_num_threads() == 1
+        assert not list(first)
+        assert torch.get_num_threads() == 1
+        assert not list(second)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+_OPENED: list[str] = []  # files, by Python's own audit of this process
+sys.addaudithook(lambda event, given: _OPENED.append(str(given[0])) if event == "open" else None)
+
+
+def test_a_reference_is_read_once_for_all_photos(photo: Path, tmp_path: Path) -> None:
+    reference = tmp_path / "today.png"
+    Image.fromarray(skimage_data.astronaut()).resize((60, 44)).save(reference)
+    pipe, counts = make_pipeline(), []
+    for number, names in enumerate((["a.png"], ["b.png", "c.png", "d.png"])):
+        _OPENED.clear()
+        output = tmp_path / f"out {number}"
+        jobs = [Job(photo, output / name, Path(name)) for name in names]
+        with Manifest(output) as manifest:
+            batch = Batch(pipe, settings_for(pipe, reference=reference), output=output, manifest=manifest)
+            assert [outcome.state for outcome in batch.run(jobs)] == ["done"] * len(names)
+        counts.append(_OPENED.count(str(reference)))
+    assert counts[0] == counts[1] <= 3
+
+
+@pytest.mark.parametrize("name", ["a", "two  spaces.png", "line\nbreak.png", "photo"])
+def test_an_error_begins_with_the_photo_s_name_as_it_is(tmp_path: Path, name: str) -> None:
+    photo = tmp_path / name
+    photo.write_text("not a photo")
+    pipe = make_pipeline()
+    for target, reason in (("x.png", "can't be read as a photo"), ("x.doc", "can't save colour as .doc")):
+        (outcome,) = Batch(pipe, settings_for(pipe)).run([Job(photo, tmp_path / target, Path(name))])
+        assert outcome.state == "failed" and outcome.message.startswith(f"{photo}: ") and reason in outcome.message
+        assert "\n" not in outcome.message.removeprefix(str(photo)) and outcome.message.count(str(photo)) == 1
+    assert explain(RuntimeError("a  bad\nday"), Path("a")) == "a: a bad day"
+
+
+def read_pixels(file: Path) -> np.ndarray:
+    if file.suffix == ".tif":
+        with tifffile.TiffFile(file) as tiff:
+            return tiff.pages[0].asarray()
+    return np.asarray(Image.open(file))

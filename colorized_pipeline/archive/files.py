@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -159,18 +160,18 @@ def _walk(folder: Path, output: Path | None, passed: _Passed, *, recursive: bool
     return files
 
 
-def result_files(target: Path, *, copies: int = 1, doubt: bool = False) -> list[Path]:
-    """Every file that comes of a photo whose result is called ``target``: colour copies, their sheet, map of doubt.
+def result_files(target: Path, *, copies: int = 1, uncertainty: bool = False) -> list[Path]:
+    """Every file that comes of a photo whose result is called ``target``: copies, their sheet, map of uncertainty.
 
-    >>> [file.name for file in result_files(Path("a.tif"), copies=2, doubt=True)]
-    ['a-1.tif', 'a-2.tif', 'a-variants.jpg', 'a-doubt.png']
+    >>> [file.name for file in result_files(Path("a.tif"), copies=2, uncertainty=True)]
+    ['a-1.tif', 'a-2.tif', 'a-variants.jpg', 'a-uncertainty.png']
     """
     if copies == 1:
         files = [target]
     else:
         files = [target.with_name(f"{target.stem}-{number}{target.suffix}") for number in range(1, copies + 1)]
         files.append(target.with_name(f"{target.stem}-variants.jpg"))
-    return [*files, target.with_name(f"{target.stem}-doubt.png")] if doubt else files
+    return [*files, target.with_name(f"{target.stem}-uncertainty.png")] if uncertainty else files
 
 
 def plan_jobs(
@@ -262,51 +263,64 @@ def check_inside(target: Path, folder: Path) -> None:
         raise ValueError(f"{target} would be outside of {folder} (a link leads there); choose another output")
 
 
-def write_atomically(
-    target: Path,
-    write: Callable[[IO[bytes]], None],
-    *,
-    temporary: Path | None = None,
-    before_rename: Callable[[str], None] | None = None,
-) -> str:
-    """Write a file under a temporary name, make sure it is on the disk, then rename it: all or nothing.
+class NewFile:
+    """A file that appears under its name whole, or not at all.
+
+    >>> with NewFile(Path("a.tif")) as new:
+    ...     new.stream.write(b"...")
+    ...     sha256 = new.finish()
+    ...     # here it is safe on the disk, and nobody sees it yet
+
+    Leaving the block gives it its name; an error in the block leaves nothing behind.
 
     Args:
         target: replaced if it exists.
-        write: gets a stream for writing, reading and seeking.
-        temporary: folder for the temporary name, on the same file system; the target's own if not given.
-        before_rename: called with the content's SHA-256 when the content is safe.
-
-    Returns:
-        The content's SHA-256, hexadecimal.
+        temporary: folder for its first name, on the same file system; the target's own if not given.
 
     Raises:
-        OSError: if it can't be written; nothing is left behind.
+        OSError: if it can't be written; the message names ``target``.
     """
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=".colorized-", dir=temporary or target.parent)
-    except OSError as error:
-        raise _explained(error, target) from error
-    os.close(descriptor)
-    try:
-        with Path(name).open("w+b") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        sha256 = hash_file(Path(name))
-        Path(name).chmod(0o666 & ~_UMASK)  # mkstemp's files are private; a result is an ordinary file
-        if before_rename:
-            before_rename(sha256)
-        Path(name).replace(target)
-        _sync_folder(target.parent)
-        return sha256
-    except OSError as error:
-        Path(name).unlink(missing_ok=True)
-        raise _explained(error, target) from error
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+
+    def __init__(self, target: Path, *, temporary: Path | None = None) -> None:
+        self.target = target
+        self._sha256 = ""
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(prefix=".colorized-", dir=temporary or target.parent)
+        except OSError as error:
+            raise _explained(error, target) from error
+        os.close(descriptor)
+        self._path = Path(name)
+        self.stream: IO[bytes] = self._path.open("w+b")  # by its name: tifffile asks streams for it
+
+    def finish(self) -> str:
+        """Make sure that the content is on the disk; returns its SHA-256, hexadecimal."""
+        self.stream.flush()
+        os.fsync(self.stream.fileno())
+        self.stream.close()
+        self._sha256 = hash_file(self._path)
+        return self._sha256
+
+    def __enter__(self) -> "NewFile":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        try:
+            if error is None:
+                if not self._sha256:
+                    self.finish()
+                self._path.chmod(0o666 & ~_UMASK)  # mkstemp's files are private; a result is an ordinary file
+                self._path.replace(self.target)
+                _sync_folder(self.target.parent)
+        except OSError as trouble:
+            raise _explained(trouble, self.target) from trouble
+        finally:
+            with suppress(OSError):  # of a full disk, which has been told
+                self.stream.close()
+            self._path.unlink(missing_ok=True)
+        # Of the disk, and not of a scan that is read while its copy is written; Pillow's encoders drop the number
+        if isinstance(error, OSError) and (error.errno or "encoder error" in str(error)):
+            raise _explained(error, self.target) from error
 
 
 _REMEDIES = {

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from .copies import read_label
-from .files import write_atomically
+from .files import NewFile
 from .labels import DIGITAL_SOURCE_TYPE, read_xmp
 from .provenance import read_manifest
 from .scans import hash_file, open_scan
@@ -90,6 +90,5 @@ def restore_grey(photo: Path, target: Path) -> None:
     if scan.bits == 8 and gray.dtype == np.uint16:
         gray = ((gray.astype(np.uint32) + 128) // 257).astype(np.uint8)
     options = {"dpi": scan.metadata.dpi} if scan.metadata.dpi else {}
-    write_atomically(
-        target, lambda stream: Image.fromarray(gray).save(stream, format=formats[target.suffix.lower()], **options)
-    )
+    with NewFile(target) as new:
+        Image.fromarray(gray).save(new.stream, format=formats[target.suffix.lower()], **options)

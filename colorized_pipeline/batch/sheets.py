@@ -1,13 +1,15 @@
-"""Pictures of variants: the map of their spread with its colour bar, and a sheet of all of them with their seeds."""
+"""Pictures about results: sheets of pictures side by side, and the map of uncertainty with its colour bar."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from ..diffusion.color import lightness_to_gray
 from ..diffusion.photo import PreparedPhoto, compose, measure_spread
 
 SCALE_TOP = 25.0  # ΔE*ab of the brightest colour: one scale for all photos, so that maps can be compared
@@ -18,11 +20,11 @@ _VIRIDIS = bytes.fromhex(
     "1fa088 28ae80 3fbc73 5ec962 84d44b addc30 d8e219 fde725"
 )
 _COLOURS, _GREYS = 224, 32  # of the palette's 256
-_MEASURED_EDGE = (
-    1500  # pixels of the longer edge at which a spread is measured; chroma is smooth, so no detail is lost
-)
+_MEASURED_EDGE = 1500  # pixels of the longer edge at which a spread is measured; chroma is smooth
 _TILE_EDGE = 360
 _LEGEND_WIDTH = 420  # pixels that the legend needs at its smallest
+
+T = TypeVar("T")
 
 
 def shrink(prepared: PreparedPhoto, *, longest: int) -> PreparedPhoto:
@@ -84,7 +86,7 @@ def _draw_legend(width: int, *, mean: float, variants: int) -> np.ndarray:
     font = ImageFont.load_default(size)
     margin, bar = size, 2 * size
     # Pillow's own font has no capital delta
-    words = f"Doubt: how far {variants} variants differ, Delta E*ab (standard deviation). Mean: {mean:.1f}"
+    words = f"Uncertainty: how far {variants} variants differ, Delta E*ab (standard deviation). Mean: {mean:.1f}"
     while font.getlength(words) > width - 2 * margin and size > 6:
         size -= 1
         font = ImageFont.load_default(size)
@@ -102,19 +104,64 @@ def _draw_legend(width: int, *, mean: float, variants: int) -> np.ndarray:
     return indices
 
 
-def draw_sheet(prepared: PreparedPhoto, chroma: Sequence[torch.Tensor], *, captions: Sequence[str]) -> Image.Image:
-    """The grey photo and its colourings ``[2, h, w]`` side by side, each with a caption below, RGB."""
-    small = shrink(prepared, longest=_TILE_EDGE)
-    photo, grays = small.photo, replace(small, hints=None)
-    tiles = [torch.cat(list(compose(grays, 0 * chroma[0])), dim=1)]
-    tiles += [torch.cat(list(compose(small, one)), dim=1) for one in chroma]
-    columns = min(len(tiles), max(2, math.ceil(math.sqrt(len(tiles) * photo.height / photo.width * 1.4))), 8)
-    gap, line = 6, 18
-    step = max(photo.width, 110) + gap, photo.height + line + gap
-    sheet = Image.new("RGB", (columns * step[0] + gap, math.ceil(len(tiles) / columns) * step[1] + gap), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for number, (rgb, caption) in enumerate(zip(tiles, ("grey", *captions), strict=True)):
-        left, top = gap + number % columns * step[0], gap + number // columns * step[1]
-        sheet.paste(Image.fromarray((rgb * 255).round().byte().movedim(0, -1).numpy()), (left, top))
-        draw.text((left, top + photo.height + 2), caption, fill="black", font=font)
+Picture = Image.Image | torch.Tensor
+
+
+def paint_sheet(
+    rows: Sequence[Sequence[Picture]], *, captions: Sequence[Sequence[str]] | None = None, gap: int = 6
+) -> Image.Image:
+    """Pictures in rows and columns on white, RGB; each row is as high, each column as wide as its largest picture.
+
+    Args:
+        rows: of pictures: PIL images, or float32 sRGB tensors ``[3, h, w]`` in [0, 1]. Rows may differ in length.
+        captions: one below each picture, in the same rows.
+        gap: pixels around each picture.
+    """
+    cells = [[to_image(picture) for picture in row] for row in rows]
+    line, narrowest = (18, 110) if captions else (0, 1)
+    heights = [max(picture.height for picture in row) + line + gap for row in cells]
+    columns = [[row[i].width for row in cells if i < len(row)] for i in range(max(map(len, cells)))]
+    widths = [max(narrowest, *column) + gap for column in columns]
+    sheet = Image.new("RGB", (sum(widths) + gap, sum(heights) + gap), "white")
+    draw, font, top = ImageDraw.Draw(sheet), ImageFont.load_default(12), gap
+    for row, (pictures, height) in enumerate(zip(cells, heights, strict=True)):
+        for column, picture in enumerate(pictures):
+            left = gap + sum(widths[:column])
+            sheet.paste(picture, (left, top))
+            if captions:
+                draw.text((left, top + picture.height + 2), captions[row][column], fill="black", font=font)
+        top += height
     return sheet
+
+
+def in_rows(items: Sequence[T], columns: int) -> list[Sequence[T]]:
+    """Items in rows of ``columns``, the last perhaps shorter."""
+    return [items[start : start + columns] for start in range(0, len(items), columns)]
+
+
+def to_image(picture: Picture) -> Image.Image:
+    """A picture in 8-bit RGB. Tensors are float32 sRGB ``[3, h, w]`` in [0, 1]."""
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    return Image.fromarray((picture.clamp(0, 1) * 255).round().byte().movedim(0, -1).contiguous().numpy())
+
+
+def to_tensor(image: Image.Image) -> torch.Tensor:
+    """A picture as float32 sRGB ``[3, h, w]`` in [0, 1]."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).movedim(-1, 0) / 255
+
+
+def show_small(prepared: PreparedPhoto, chroma: torch.Tensor | None, *, longest: int) -> Image.Image:
+    """A photo with the chroma grid ``[2, h, w]``, or in grey without one, at a whole fraction of its size."""
+    small = shrink(prepared, longest=longest)
+    if chroma is None:
+        return to_image(lightness_to_gray(small.photo.rows(0, small.photo.height)).expand(3, -1, -1))
+    return to_image(torch.cat(list(compose(small, chroma)), dim=1))
+
+
+def draw_variants(prepared: PreparedPhoto, chroma: Sequence[torch.Tensor], *, captions: Sequence[str]) -> Image.Image:
+    """The grey photo and its colourings ``[2, h, w]`` side by side, each with a caption below, RGB."""
+    tiles = [show_small(prepared, one, longest=_TILE_EDGE) for one in (None, *chroma)]
+    columns = math.ceil(math.sqrt(len(tiles) * tiles[0].height / tiles[0].width * 1.4))
+    columns = min(len(tiles), max(2, columns), 8)
+    return paint_sheet(in_rows(tiles, columns), captions=in_rows(("grey", *captions), columns))

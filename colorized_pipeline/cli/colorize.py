@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,7 +20,7 @@ from .options import Checkpoint, Device, Guidance, Precision, Steps, command
 if TYPE_CHECKING:
     from ..archive.files import Found, Job
     from ..archive.provenance import Signer
-    from ..batch.overlap import Batch, Settings
+    from ..batch.overlap import Batch
     from ..batch.shards import Part
     from ..diffusion.hints import Hint
     from ..diffusion.pipeline import ColorizationPipeline
@@ -136,18 +136,17 @@ class Variants:
     ] = None
 
     @property
-    def kept(self) -> str:
-        """What is written of the variants; all if empty."""
-        if self.consensus:
-            return self.consensus.value
-        return "medoid" if self.uncertainty and self.variants is None else ""
+    def chosen(self) -> dict[str, Any]:
+        """As :func:`build_settings` takes them."""
+        return {**vars(self), "consensus": self.consensus.value if self.consensus else None}
 
-    @property
-    def drawn(self) -> int:
-        """How many colourings are drawn of each photo."""
-        from ..diffusion.variants import count_variants
+    def results(self) -> "Callable[[Path], list[Path]]":
+        """All files that come of a photo, given what its result is called."""
+        from ..archive.files import result_files
+        from ..batch.settings import choose_variants
 
-        return count_variants(self.variants, consensus=self.kept or None, uncertainty=self.uncertainty)
+        drawn, kept = choose_variants(**self.chosen)
+        return partial(result_files, copies=1 if kept else drawn, uncertainty=self.uncertainty)
 
 
 @dataclass(frozen=True)
@@ -236,9 +235,15 @@ class Network:
         ),
     ] = None
     batch_size: Annotated[
-        int,
-        typer.Option(min=1, max=256, help="Photos the network sees at once; more suits a GPU. Part of the result."),
-    ] = 4
+        int | None,
+        typer.Option(
+            min=1,
+            max=256,
+            help="Photos the network sees at once; more suits a GPU. It moves colours in the fifth digit, so it is "
+            "part of the label. 1 for a single photo, 4 for several if not given.",
+            show_default=False,
+        ),
+    ] = None
     fast: Annotated[
         bool,
         typer.Option(
@@ -260,23 +265,25 @@ class Network:
 
         return FAST_CHECKPOINT if self.fast else self.checkpoint
 
-    def load(self, device: str | None) -> "tuple[ColorizationPipeline, str]":
-        """The pipeline, and the program and precision that run its UNet, in words for the label."""
+    def load(self, device: str | None) -> "tuple[ColorizationPipeline, dict[str, str]]":
+        """The pipeline, and for the label: its digest, and the program and precision that run its UNet, in words."""
         import torch
 
         from ..loading import load_pipeline, quieten_libraries
 
         quieten_libraries()
         pipe = load_pipeline(self.source, device="cpu" if self.engine else device or self.device)
+        digest = pipe.digest()
         if self.engine:
             from ..export import use_engine
 
             # As many calls at once as a batch of photos makes, each on a thread of its own
-            return pipe, use_engine(pipe, self.engine, threads=1, streams=os.cpu_count() or 1).name
+            engine = use_engine(pipe, self.engine, threads=1, streams=os.cpu_count() or 1)
+            return pipe, {"checkpoint": digest, "engine": engine.name}
         if self.precision is Precision.bfloat16:
             pipe.unet.to(torch.bfloat16)
             pipe.unet.to(memory_format=torch.channels_last)  # measured together, see benchmarks/README.md
-        return pipe, f"torch {(self.precision or Precision.float32).value}"
+        return pipe, {"checkpoint": digest, "engine": f"torch {(self.precision or Precision.float32).value}"}
 
 
 @command
@@ -295,7 +302,9 @@ def colorize(
     "torchrun" or "accelerate launch" the processes share the work.
     """
     from ..archive.files import find_photos
-    from ..batch.overlap import Batch, Manifest, partial_folder
+    from ..batch.manifest import Manifest, partial_folder
+    from ..batch.overlap import Batch
+    from ..batch.settings import build_settings
     from ..batch.shards import take_part
 
     if network.engine and (known.hint or known.hint_mask):
@@ -307,8 +316,21 @@ def colorize(
     if hints and len(jobs) != 1:
         raise ValueError(f"--hint and --hint-mask are places on one photo, and here are {len(jobs)}: give one")
     part = take_part(jobs, shard=files.shard, device=network.device)
-    pipe, engine = network.load(part.device)
-    settings = _settings(pipe, engine, hints, files, colours, variants, known, labels, network)
+    pipe, loaded = network.load(part.device)
+    settings = build_settings(
+        pipe,
+        **loaded,
+        **vars(colours),
+        **variants.chosen,
+        alone=len(jobs) == 1 and not files.recursive,
+        batch_size=network.batch_size,
+        pages=files.pages.value,
+        max_megapixels=files.max_megapixels,
+        mark=labels.mark,
+        signed=signer is not None,
+        hints=hints,
+        reference=known.reference,
+    )
     with ExitStack() as stack:
         manifest = temporary = None
         if files.recursive:
@@ -329,17 +351,10 @@ def colorize(
         counts = _run_batch(batch, part)
 
     if part.is_first:
-        where = files.output if files.recursive or len(jobs) > 1 else _results(variants)(jobs[0].target)[0]
+        where = files.output if files.recursive or len(jobs) > 1 else variants.results()(jobs[0].target)[0]
         typer.echo(_summary(counts, len(jobs) if part.total is None else part.total, where))
     if counts["failed"]:
         raise typer.Exit(1)
-
-
-def _results(variants: Variants) -> "Callable[[Path], list[Path]]":
-    """All files that come of a photo, given what its result is called."""
-    from ..archive.files import result_files
-
-    return partial(result_files, copies=1 if variants.kept else variants.drawn, doubt=variants.uncertainty)
 
 
 def _plan(found: "Found", photos: list[Path], files: Files, variants: Variants) -> "list[Job]":
@@ -352,47 +367,7 @@ def _plan(found: "Found", photos: list[Path], files: Files, variants: Variants) 
         inputs=photos,
         recursive=files.recursive,
         suffix=suffix,
-        results=_results(variants),
-    )
-
-
-def _settings(
-    pipe: "ColorizationPipeline",
-    engine: str,
-    hints: "tuple[Hint, ...]",
-    files: Files,
-    colours: Colours,
-    variants: Variants,
-    known: Known,
-    labels: Labels,
-    network: Network,
-) -> "Settings":
-    """Everything but the photo that decides a result: the options, and the checkpoint's defaults for the rest."""
-    from ..batch.overlap import Settings, hash_checkpoint
-    from ..diffusion.variants import check_variants
-    from ..loading import find_checkpoint
-
-    check_variants(pipe.config.objective, variants.drawn)
-    return Settings(
-        seed=colours.seed,
-        steps=colours.steps or pipe.config.default_steps,
-        guidance=pipe.config.default_guidance if colours.guidance is None else colours.guidance,
-        intensity=colours.intensity,
-        working_size=colours.working_size or pipe.config.working_size,
-        checkpoint=hash_checkpoint(find_checkpoint(network.source)),
-        scheduler=type(pipe.scheduler).__name__,
-        batch_size=network.batch_size,
-        pages=files.pages.value,
-        mark=labels.mark,
-        borders=colours.borders,
-        signed=labels.c2pa_key is not None,
-        max_megapixels=files.max_megapixels,
-        engine=engine,
-        hints=hints,
-        reference=known.reference,
-        variants=variants.drawn,
-        consensus=variants.kept,
-        uncertainty=variants.uncertainty,
+        results=variants.results(),
     )
 
 

@@ -35,13 +35,12 @@ def serve_page(
             from ..app import Limits, build_page, serve
         except ImportError as error:
             raise ImportError(f"{error}; the page needs: pip install 'colorized[app]'") from None
-        from ..batch.overlap import hash_checkpoint
-        from ..loading import find_checkpoint, load_pipeline, quieten_libraries
+        from ..loading import load_pipeline, quieten_libraries
 
         quieten_libraries()
         limits = Limits(megapixels=max_megapixels, file_megabytes=max_file_mb, batch_photos=max_photos, queue=queue)
         pipe = load_pipeline(checkpoint, device=device)
-        page = build_page(pipe, limits, checkpoint=hash_checkpoint(find_checkpoint(checkpoint)))
+        page = build_page(pipe, limits)
         try:
             url = serve(page, limits, server_name=host, server_port=port, inbrowser=browser, prevent_thread_lock=True)
         except OSError:

@@ -4,7 +4,9 @@ The grey photo *is* the lightness; only a*, b* are drawn by the diffusion, on a 
 untouched full-size lightness. A photo goes one road: ``prepare`` → ``draw`` → ``show``.
 """
 
+import hashlib
 import inspect
+import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -459,6 +461,24 @@ class ColorizationPipeline(DiffusionPipeline):
     def from_pretrained(cls, source: str | Path | None, **kwargs: Any) -> "ColorizationPipeline":
         """As in diffusers, but weights as pickles, which can run any code when they are loaded, are refused."""
         return super().from_pretrained(source, **{**kwargs, "use_safetensors": True})
+
+    def digest(self) -> str:
+        """What this checkpoint is known by: SHA-256 of its weights (16 digits), and of its configuration (8 digits).
+
+        Defaults that a call may change (steps, guidance scale, working size) aren't part of it. Take it before another
+        precision or an exported engine takes the place of the UNet.
+        """
+        weights = hashlib.sha256()
+        for part in (self.unet, self.image_encoder):
+            for name, value in sorted(part.state_dict().items()) if part is not None else ():
+                weights.update(name.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
+        chosen = {"default_steps", "default_guidance", "working_size", *self.components}
+        configs = [
+            {name: value for name, value in one.items() if not name.startswith("_") and name not in chosen}
+            for one in (self.config, self.unet.config, self.scheduler.config)
+        ]
+        text = json.dumps([type(self.scheduler).__name__, *configs], sort_keys=True)
+        return f"{weights.hexdigest()[:16]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """As in diffusers, and the pipeline's own code beside the weights.

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from ..archive.copies import ColourPage, write_copy
-from ..archive.files import write_atomically
+from ..archive.files import NewFile
 from ..archive.scans import open_scan
 from ..diffusion.reading import srgb_profile
 from .results import Result, read_colour, to_bytes
@@ -58,11 +58,13 @@ def write_layers(result: Result, target: Path) -> None:
     layers = list(_layers(result))
     merged, xmp = layers[1].pixels, result.copies[0].xmp
     if kind == ".ora":
-        write_atomically(target, lambda stream: _write_ora(stream, layers, merged, xmp))
+        with NewFile(target) as new:
+            _write_ora(new.stream, layers, merged, xmp)
         return
     if max(merged.shape[:2]) > _PSD_EDGE:
         raise ValueError(f"{target}: PSD holds at most {_PSD_EDGE} pixels a side; write .ora")
-    write_atomically(target, lambda stream: _write_psd(stream, layers, merged, xmp))
+    with NewFile(target) as new:
+        _write_psd(new.stream, layers, merged, xmp)
 
 
 def _layers(result: Result) -> Iterator[PictureLayer]:

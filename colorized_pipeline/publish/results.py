@@ -108,7 +108,7 @@ def make_result(scan: Path, copies: list[Path], *, name: Path | None = None) -> 
             raise ValueError(f"{file}: made of another version of {scan}; colorize it again with --overwrite")
         read.append(copy)
     base = copies[0].stem if len(copies) == 1 else _NUMBER.sub("", copies[0].stem)
-    uncertainty = result_files(copies[0].with_name(f"{base}{copies[0].suffix}"), doubt=True)[-1]
+    uncertainty = result_files(copies[0].with_name(f"{base}{copies[0].suffix}"), uncertainty=True)[-1]
     return Result(name or Path(base), scan, tuple(read), uncertainty if uncertainty.is_file() else None)
 
 

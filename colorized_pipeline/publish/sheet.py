@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from ..archive.copies import ColourPage, draw_mark, mark_mask, write_copy
-from ..archive.files import write_atomically
+from ..archive.files import NewFile
 from ..archive.labels import CREATOR_TOOL, NOTE
 from ..archive.scans import open_scan
 from .results import ColourCopy, Result, read_colour, to_bytes
@@ -32,16 +32,13 @@ def write_sheet(result: Result, target: Path) -> None:
     copy = result.copies[0]
     gray = open_scan(result.scan, pages="first", max_megapixels=float("inf")).read_page()
     picture = draw_publication(to_bytes(gray), to_bytes(read_colour(copy.file)), caption=caption_of(copy))
-
-    def write(stream: IO[bytes]) -> None:
+    with NewFile(target) as new:
         if kind == "PDF":
-            _write_pdf(stream, picture, copy)
+            _write_pdf(new.stream, picture, copy)
             return
         strips = [torch.from_numpy(np.array(picture)).movedim(-1, 0) / 255]
         page = ColourPage(picture.height, picture.width, strips, xmp=copy.xmp)
-        write_copy(stream, [page], format_name=kind, bits=8)
-
-    write_atomically(target, write)
+        write_copy(new.stream, [page], format_name=kind, bits=8)
 
 
 def caption_of(copy: ColourCopy) -> list[str]:

@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 from PIL import Image
 
-from ..archive.files import write_atomically
+from ..archive.files import NewFile
 from ..archive.labels import NOTE
 from ..archive.scans import hash_file, open_scan
 from .images import ImageFolder, PublishedImage
@@ -95,7 +95,8 @@ def _photo(
     """Write a photo's pictures and label; gives what its manifest says of each page."""
     place, first = result.name.as_posix(), result.copies[0]
     label = output / "labels" / f"{place}.xmp"
-    write_atomically(label, lambda stream: stream.write(first.xmp))
+    with NewFile(label) as new:
+        new.stream.write(first.xmp)
     kept.add(label)
     pages = page_count(result)
     for page in range(pages):
@@ -136,7 +137,8 @@ def _choices(result: Result, page: int, images: ImageFolder) -> Iterator[tuple[s
 
 def _write_json(file: Path, content: dict[str, Any]) -> Path:
     text = json.dumps(content, ensure_ascii=False, indent=1)
-    write_atomically(file, lambda stream: stream.write(text.encode()))
+    with NewFile(file) as new:
+        new.stream.write(text.encode())
     return file
 
 
@@ -144,7 +146,8 @@ def _write_page(output: Path, *, title: str, base: str, folders: dict[str, int])
     viewer = files(__package__) / "viewer"
     for name in _VIEWER:
         content = (viewer / name).read_bytes()
-        write_atomically(output / "viewer" / name, lambda stream, content=content: stream.write(content))
+        with NewFile(output / "viewer" / name) as new:
+            new.stream.write(content)
     items = []
     for folder, count in folders.items():
         path = quote("manifests" if folder == "." else f"manifests/{folder}")
@@ -153,7 +156,8 @@ def _write_page(output: Path, *, title: str, base: str, folders: dict[str, int])
     words = {"title": html.escape(title), "note": html.escape(NOTE), "base": html.escape(f"{base}/", quote=True)}
     words["folders"] = "\n".join(items)
     page = re.sub(r"\{\{ (\w+) \}\}", lambda found: words[found[1]], (viewer / "index.html").read_text("utf-8"))
-    write_atomically(output / "index.html", lambda stream: stream.write(page.encode()))
+    with NewFile(output / "index.html") as new:
+        new.stream.write(page.encode())
 
 
 def _prune(output: Path, kept: set[Path]) -> None:

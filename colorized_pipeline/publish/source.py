@@ -10,11 +10,11 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from .._version import __version__
-from ..archive.files import write_atomically
+from ..archive.files import NewFile
 
 _MANIFEST_BYTES = 2**27
 _IMAGE_BYTES = 2**32
@@ -148,7 +148,8 @@ def _fetch_image(canvas: _Canvas, folder: Path, stem: str) -> tuple[Path, str]:
             failures.append(error)
             continue
         content = json.dumps({"file": file.name, "image": address, "addresses": canvas.addresses}).encode()
-        write_atomically(record, lambda stream, content=content: stream.write(content))
+        with NewFile(record) as new:
+            new.stream.write(content)
         return file, address
     raise failures[0]
 
@@ -160,14 +161,11 @@ def _save_picture(address: str, stem: Path) -> Path:
     suffix = next((ending for start, ending in _STARTS.items() if first.startswith(start)), None)
     if suffix is None:
         raise OSError(f"{address}: not a picture in a known format")
-
-    def write(stream: IO[bytes]) -> None:
-        stream.write(first)
-        for block in blocks:
-            stream.write(block)
-
     file = stem.with_name(f"{stem.name}{suffix}")
-    write_atomically(file, write)
+    with NewFile(file) as new:
+        new.stream.write(first)
+        for block in blocks:
+            new.stream.write(block)
     return file
 
 

@@ -1,4 +1,4 @@
-"""Variants and doubt of the command: files, seeds that give them again, resuming, the map, calibration."""
+"""Variants and uncertainty by the command: files, seeds that give them again, resuming, the map, calibration."""
 
 import json
 import sys
@@ -95,7 +95,7 @@ def test_a_tree_with_variants_is_recorded_and_goes_on(run) -> None:
     names = {
         f"{stem}{end}"
         for stem, suffix in (("a", "png"), ("box/b", "jpg"))
-        for end in (f"-1.{suffix}", f"-2.{suffix}", f"-3.{suffix}", "-variants.jpg", "-doubt.png")
+        for end in (f"-1.{suffix}", f"-2.{suffix}", f"-3.{suffix}", "-variants.jpg", "-uncertainty.png")
     }
     assert set(before) == names and {record["output"] for record in records()} == names
     for record in records():
@@ -109,7 +109,7 @@ def test_a_tree_with_variants_is_recorded_and_goes_on(run) -> None:
             assert len(record["seeds"]) == 3
     assert "2 were done before" in run(*words).stdout
 
-    for gone in ("a-2.png", "box/b-doubt.png"):
+    for gone in ("a-2.png", "box/b-uncertainty.png"):
         (Path("out") / gone).unlink()
         result = run(*words)
         assert "1 of 2" in result.stdout and "1 were done before" in result.stdout
@@ -121,14 +121,14 @@ def test_a_tree_with_variants_is_recorded_and_goes_on(run) -> None:
 
 def test_uncertainty_alone_writes_the_most_typical_of_eight(run) -> None:
     assert run("grey.png", "-o", "out", "-r", "--uncertainty").exit_code == 0
-    assert run("grey.png", "-o", "all", "--variants", "8").exit_code == 0
-    assert {path.name for path in Path("out").glob("*.png")} == {"grey.png", "grey-doubt.png"}
+    assert run("grey.png", "-o", "all", "--variants", "8", "--batch-size", "4").exit_code == 0  # as a tree's
+    assert {path.name for path in Path("out").glob("*.png")} == {"grey.png", "grey-uncertainty.png"}
     assert Path("out/grey.png").read_bytes() == Path("all/grey-1.png").read_bytes()
     chroma = np.stack([lab(f"all/grey-{number}.png")[..., 1:] for number in range(1, 9)])
     spread = np.sqrt(chroma.var(axis=0, ddof=1).sum(-1))
     (record,) = (one for one in records() if one["output"] == "grey.png")
     assert record["uncertainty"] == pytest.approx(spread.mean(), rel=0.02)
-    with Image.open("out/grey-doubt.png") as image:
+    with Image.open("out/grey-uncertainty.png") as image:
         assert image.size[0] >= 60 and image.size[1] > 44
         shown = np.asarray(image)[:44, :60].astype(float)
     assert np.abs(shown / 223 * SCALE_TOP - spread.clip(0, SCALE_TOP)).mean() < 0.5
@@ -165,7 +165,9 @@ def test_no_file_is_the_result_of_two_photos_or_replaces_an_input(run) -> None:
     for name in ("a.png", "a.jpg"):
         Image.open("grey.png").save(Path("in") / name)
     assert run("in", "-o", "out", "--uncertainty").exit_code == 0
-    assert {"a.jpg", "a-doubt.png", "a.png.png", "a.png-doubt.png"} == {file.name for file in Path("out").iterdir()}
+    assert {"a.jpg", "a-uncertainty.png", "a.png.png", "a.png-uncertainty.png"} == {
+        file.name for file in Path("out").iterdir()
+    }
     Image.open("grey.png").save("in/a-1.png")
     kept = Path("in/a-1.png").read_bytes()
     result = run("in/a.png", "in/a-1.png", "-o", "in", "--variants", "2", "--overwrite")

@@ -1,0 +1,180 @@
+"""What is recorded of results in the output folder, and what is known from it: done before, changed, unfinished."""
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from .._version import __version__
+from ..archive.files import MANIFEST_NAME, Job
+from ..archive.scans import hash_file
+
+_PARTIAL_NAME = ".colorized-partial"
+
+
+class DoneBefore(Exception):
+    """The photo's results exist, whole, with these settings."""
+
+
+class Manifest:
+    """JSON lines in the output folder: for each photo its source, hash, output, seed, time and, if it failed, why.
+
+    A line is written and on the disk *before* its result gets its final name. So a result that exists and has the
+    hash of its line is whole, and one that doesn't was never finished.
+
+    Args:
+        folder: the output folder. Every manifest in it is read, so that a run can go on with another number of
+            processes.
+        part: of the manifest that this process alone writes.
+    """
+
+    def __init__(self, folder: Path, *, part: str = "") -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._records: dict[str, dict[str, Any]] = {}
+        for file in sorted(folder.glob(f"{MANIFEST_NAME}*.jsonl")):
+            for record in _read_records(file):
+                if "error" in record:  # a run that was refused leaves what was done before as it is
+                    continue
+                known = self._records.get(record["output"])
+                if known is None or record["finished"] >= known["finished"]:
+                    self._records[record["output"]] = record
+        self._lock = threading.Lock()
+        self._file = (folder / f"{MANIFEST_NAME}{part}.jsonl").open("ab+")
+        self._end_torn_line()
+
+    def __enter__(self) -> "Manifest":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def find(self, output: Path) -> dict[str, Any] | None:
+        """The latest record of a finished result."""
+        return self._records.get(self._key(output))
+
+    def add(self, job: Job, output: Path, **facts: Any) -> None:
+        """Record a result, or with the fact ``error`` a failure, and wait until it is on the disk."""
+        record = {"source": job.name.as_posix(), "output": self._key(output), **facts, "version": __version__}
+        record["finished"] = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        line = json.dumps(record).encode() + b"\n"
+        with self._lock:
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def _key(self, output: Path) -> str:
+        return output.relative_to(self.folder).as_posix()
+
+    def _end_torn_line(self) -> None:
+        """After a crash in the middle of a line the next one must not continue it."""
+        if self._file.seek(0, os.SEEK_END):
+            self._file.seek(-1, os.SEEK_END)
+            if self._file.read(1) != b"\n":
+                self._file.write(b"\n")
+
+
+def _read_records(file: Path) -> Iterator[dict[str, Any]]:
+    with file.open("rb") as stream:
+        for line in stream:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue  # torn by a crash
+            if isinstance(record, dict) and isinstance(record.get("output"), str) and "finished" in record:
+                yield record
+
+
+def describe_source(source: Path, sha256: str) -> dict[str, Any]:
+    """What a record says of a photo's file, by which an unchanged one is known again without reading it."""
+    status = source.stat()
+    return {"sha256": sha256, "source_bytes": status.st_size, "source_mtime_ns": status.st_mtime_ns}
+
+
+def check_targets(
+    job: Job, files: Sequence[Path], *, manifest: Manifest | None, settings: Mapping[str, Any], overwrite: bool
+) -> str | None:
+    """Whether a photo's results may be made; its hash, if the manifest knows it.
+
+    A result that isn't what the manifest says is moved aside, not replaced.
+
+    Args:
+        files: all that come of it.
+        settings: what must be equal for a result to count as done.
+        overwrite: replace files that exist already and aren't known results.
+
+    Raises:
+        DoneBefore: if all of them are there.
+        ValueError: if one would destroy another file.
+    """
+    done, sha256 = 0, None
+    for file in files:
+        known = manifest.find(file) if manifest else None
+        try:
+            sha256 = _check_target(job, file, known, settings=settings, overwrite=overwrite) or sha256
+        except DoneBefore:
+            done += 1
+            sha256 = known["sha256"] if known else None
+    if done == len(files):
+        raise DoneBefore
+    return sha256
+
+
+def _check_target(
+    job: Job, file: Path, known: Mapping[str, Any] | None, *, settings: Mapping[str, Any], overwrite: bool
+) -> str | None:
+    sha256 = known["sha256"] if known and _unchanged(job.source, known) else None
+    if not file.exists():
+        return sha256
+    if known and known.get("output_sha256"):
+        found = hash_file(file)
+        if found != known["output_sha256"]:
+            file.rename(file.with_name(f"{file.stem[:60]}.changed-{found[:12]}{file.suffix}"))
+            return sha256
+        sha256 = sha256 or hash_file(job.source)
+        same_settings = known["settings"] == settings
+        if same_settings and sha256 == known["sha256"]:
+            raise DoneBefore
+        if not overwrite:
+            what = "of another version of the photo" if same_settings else "with other settings"
+            raise ValueError(f"{file} was made {what}; add --overwrite to replace it")
+    if not overwrite:
+        raise ValueError(f"{file} exists; add --overwrite to replace it")
+    return sha256
+
+
+def _unchanged(source: Path, known: Mapping[str, Any]) -> bool:
+    try:
+        found = describe_source(source, known["sha256"])
+    except OSError:
+        return False
+    return all(known.get(name) == value for name, value in found.items())
+
+
+@contextmanager
+def partial_folder(output: Path, *, part: str = "") -> Iterator[Path]:
+    """A folder in ``output`` for unfinished files, emptied of what a killed run left, locked against a second run.
+
+    Raises:
+        ValueError: if another run is writing here.
+    """
+    folder = output / f"{_PARTIAL_NAME}{part}"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            for file in folder.iterdir():
+                if file.name != "lock":
+                    file.unlink()
+            yield folder
+            shutil.rmtree(folder, ignore_errors=True)
+    except Timeout:
+        raise ValueError(
+            f"another run is writing into {output}; wait for it, or share the work with --shard"
+        ) from None
