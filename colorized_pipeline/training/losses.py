@@ -21,7 +21,6 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.training_utils import compute_snr
 from torch import Tensor
 
-
 DETAIL_WEIGHT = 0.1  # of the channels that a grid twice as fine adds: they hold a small part of the colour
 
 
