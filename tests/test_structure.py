@@ -37,7 +37,7 @@ def folder_of(module: Path) -> str:
 
 
 def imported_folders(module: Path) -> set[str]:
-    """What lies in the package and is imported anywhere in a module: folders and the top's modules; itself if empty."""
+    """What a module imports of this package, anywhere in it: folders, modules at the top; empty for the package."""
     found = set()
     for node in ast.walk(ast.parse(module.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
