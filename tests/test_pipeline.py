@@ -1,11 +1,13 @@
 """The pipeline by its invariants: lightness, size, reproducibility, every way in and out, and an exact sampler."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 import torch
@@ -22,9 +24,11 @@ from skimage import color as skimage_color
 from skimage import data as skimage_data
 
 from colorized_pipeline import ColorizationPipeline
+from colorized_pipeline.diffusion import pipeline
 from colorized_pipeline.diffusion.bands import BANDS
 from colorized_pipeline.diffusion.color import gray_to_lightness, lightness_to_gray, rgb_to_lab
 from colorized_pipeline.diffusion.photo import condition_channels, encode_lightness
+from colorized_pipeline.diffusion.pipeline import CODE_FILES
 
 
 def photo(height: int, width: int) -> Image.Image:
@@ -397,6 +401,94 @@ def test_progress_bar(plain_pipe: ColorizationPipeline, capsys: pytest.CaptureFi
     plain_pipe.set_progress_bar_config(disable=False)
     plain_pipe([photo(40, 40), photo(80, 40)], num_inference_steps=3)
     assert "6/6" in capsys.readouterr().err
+
+
+def test_whole_numbers_of_numpy_are_counts(plain_pipe: ColorizationPipeline) -> None:
+    counts = {"num_inference_steps": 3, "num_variants": 2, "working_size": 32, "batch_size": 2}
+    expected = plain_pipe(photo(40, 40), generator=seeded(), output_type="np", **counts).images[0]
+    for kind in (np.int64, np.uint8):
+        given = {name: kind(count) for name, count in counts.items()}
+        found = plain_pipe(photo(40, 40), generator=seeded(), output_type="np", **given).images[0]
+        assert np.array_equal(found, expected)
+
+
+def test_components_make_the_same_pipeline(pipe: ColorizationPipeline) -> None:
+    pipe.register_to_config(chroma_scale=60.0, default_steps=3, chroma_spread=[0.1] * BANDS)
+    again = [
+        ColorizationPipeline(**pipe.components),
+        ColorizationPipeline(**pipe.components, **pipe.parameters),
+        ColorizationPipeline.from_pipe(pipe),
+    ]
+    expected = pipe(photo(40, 40), generator=seeded(), output_type="np").images[0]
+    for other in again:
+        other.set_progress_bar_config(disable=True)
+        names = ("luma_factor", "chroma_scale", "working_size", "default_steps", "encoder_layers", "chroma_spread")
+        assert all(list(np.ravel(other.config[name])) == list(np.ravel(pipe.config[name])) for name in names)
+        assert np.array_equal(other(photo(40, 40), generator=seeded(), output_type="np").images[0], expected)
+
+
+def test_a_callback_sees_each_step_and_may_change_it(plain_pipe: ColorizationPipeline) -> None:
+    seen: list[tuple[int, int, list[str]]] = []
+
+    def watch(pipe: ColorizationPipeline, step: int, timestep: torch.Tensor, tensors: dict) -> dict:
+        assert pipe is plain_pipe
+        seen.append((step, int(timestep), sorted(tensors)))
+        return {}
+
+    def grey(_: Any, step: int, __: Any, tensors: dict) -> dict:
+        return {"latents": torch.zeros_like(tensors["latents"])} if step == 2 else tensors
+
+    gray = np.full((40, 40), 0.5)
+    given = {"num_inference_steps": 3, "output_type": "np"}
+    plain = plain_pipe(gray, generator=seeded(), **given).images[0]
+    inputs = ["latents", "condition"]
+    watched = plain_pipe(
+        gray,
+        generator=seeded(),
+        callback_on_step_end=watch,
+        callback_on_step_end_tensor_inputs=inputs,
+        **given,
+    ).images[0]
+    assert np.array_equal(plain, watched)
+    timesteps = plain_pipe.scheduler.timesteps.tolist()
+    assert seen == [(step, timestep, sorted(inputs)) for step, timestep in enumerate(timesteps)]
+    result = plain_pipe(gray, generator=seeded(), callback_on_step_end=grey, **given).images[0]
+    assert np.ptp(plain, axis=-1).max() > 0.02 > np.ptp(result, axis=-1).max()
+    with pytest.raises(ValueError, match="must be of latents, condition; got noise"):
+        plain_pipe(gray, callback_on_step_end=watch, callback_on_step_end_tensor_inputs=["noise"])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.arange(256).reshape(16, 16),
+        np.arange(256, dtype=np.int32).reshape(16, 16),
+        torch.arange(256).reshape(16, 16),
+        Image.fromarray(np.arange(256, dtype=np.int32).reshape(16, 16)),
+    ],
+    ids=["int64", "int32", "torch.long", "PIL mode I"],
+)
+def test_whole_numbers_without_a_meaning_are_refused_with_their_range(
+    plain_pipe: ColorizationPipeline, values: Any
+) -> None:
+    with pytest.raises(ValueError, match=r"with values from 0 to 255.*0 to 65535"):
+        plain_pipe(values)
+
+
+def test_a_pillow_image_is_read_with_its_profile(plain_pipe: ColorizationPipeline, tmp_path: Path) -> None:
+    photo(40, 40).save(tmp_path / "a.png", icc_profile=imagecodecs.cms_profile("gray", gamma=1.0))
+    from_file = plain_pipe(tmp_path / "a.png", generator=seeded(), output_type="np").images[0]
+    opened = plain_pipe(Image.open(tmp_path / "a.png"), generator=seeded(), output_type="np").images[0]
+    assert np.array_equal(from_file, opened)
+    plain = plain_pipe(photo(40, 40), generator=seeded(), output_type="np").images[0]
+    assert np.abs(plain - opened).mean() > 0.1
+
+
+def test_the_folder_is_what_travels() -> None:
+    folder = Path(pipeline.__file__).parent
+    assert {*CODE_FILES, "__init__.py"} == {file.name for file in folder.glob("*.py")}
+    imported = re.findall(r"^from \.(\w+) import", (folder / "pipeline.py").read_text(), re.M)
+    assert {f"{name}.py" for name in imported} | {"pipeline.py"} == set(CODE_FILES)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,6 @@ from .bands import BANDS, posterior_noise
 from .color import chroma_to_latents, latents_to_chroma, rgb_to_lab
 from .hints import Hint, HintMap
 from .photo import (
-    Lightness,
     PhotoInput,
     PreparedPhoto,
     compose,
@@ -56,6 +55,26 @@ CODE_FILES = (
     "variants.py",
 )
 
+# Those of diffusers' schedulers that give colours as strong as DDPM's; others end elsewhere, or fail, at a noise
+# schedule that begins with pure noise
+SCHEDULERS = (
+    "DDPMScheduler",
+    "DDPMParallelScheduler",
+    "DDIMScheduler",
+    "DDIMParallelScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LCMScheduler",
+    "LMSDiscreteScheduler",
+    "SASolverScheduler",
+    "TCDScheduler",
+    "UniPCMultistepScheduler",
+)
+_OTHER_SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_flow_sigmas")
 _ENCODER_STRIDE = 32  # ImageNet networks halve their input five times
 _NEARLY_GRAY = 2.0  # a mean chroma below it is no palette
 
@@ -184,6 +203,8 @@ class ColorizationPipeline(DiffusionPipeline):
     ) -> ColorizationPipelineOutput:
         """Colorize one photo or a list of photos, of any sizes.
 
+        Lightness is the input's; colours that sRGB can't show at that lightness lose chroma, not hue.
+
         Args:
             image: a photo or a list of photos, see :data:`PhotoInput`. A colour photo is taken as its lightness.
             num_inference_steps: denoising steps; more is slower and finer. Default: the checkpoint's.
@@ -207,16 +228,12 @@ class ColorizationPipeline(DiffusionPipeline):
             callback_on_step_end: called as ``callback(pipe, step, timestep, tensors)`` after each denoising step of
                 each batch; what its dict returns replaces the tensors.
             callback_on_step_end_tensor_inputs: which it gets: ``"latents"`` (noisy chroma, scaled), ``"condition"``.
-
-        Returns:
-            :class:`ColorizationPipelineOutput`. Lightness is the input's; colours that sRGB can't show at that
-            lightness lose chroma, not hue.
         """
         # 1. Arguments; what isn't given comes from the checkpoint's config
         steps, guidance = self._resolve(num_inference_steps, guidance_scale)
         variants = count_variants(num_variants, consensus=consensus, uncertainty=return_uncertainty)
         check_variants(self.config.objective, variants)
-        rows = check_count("batch_size", batch_size)
+        at_once = max(1, check_count("batch_size", batch_size) // variants)
         _check_shown(intensity, output_type)
         palette = None if reference is None else self.read_palette(reference)
 
@@ -227,36 +244,25 @@ class ColorizationPipeline(DiffusionPipeline):
         sources = [_seeded(one) for one in seeds] if seeds else [[one] for one in generators]
 
         # 3. Reverse diffusion of chroma on its coarse grid, photos of one working shape together
-        batches = _group(photos, at_once=max(1, rows // variants))
-        chroma: dict[int, torch.Tensor] = {}  # [V, 2, h, w] a photo
-        with self.progress_bar(total=len(batches) * steps) as bar:
-            for batch in batches:
-                drawn = self.draw(
-                    [photos[index] for index in batch for _ in range(variants)],
-                    generators=[one for index in batch for one in sources[index]],
-                    num_inference_steps=steps,
-                    guidance_scale=guidance,
-                    palette=palette,
-                    on_step=bar.update,
-                    callback_on_step_end=callback_on_step_end,
-                    callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
-                )
-                chroma.update(zip(batch, drawn.split(variants), strict=True))
-        self.maybe_free_model_hooks()
+        chroma = self._draw_all(
+            photos,
+            sources,
+            at_once=at_once,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            palette=palette,
+            callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+        )
 
         # 4. Chroma to full size, joined with the untouched lightness; of variants the most typical first
         images, pictures, maps = [], [], []
-        deep = output_type != "pil"
-        for index, photo in enumerate(photos):
-            drawn = chroma[index]
+        for index, (photo, drawn) in enumerate(zip(photos, chroma, strict=True)):
             if seeds:
                 order = order_by_typicality(seen_chroma(photo, drawn))
                 drawn, seeds[index] = drawn[order], [seeds[index][i] for i in order]
             shown = [drawn.mean(dim=0), *drawn] if consensus == "mean" else drawn
-            shown = [
-                _collect(photo.photo, self.show(photo, one, intensity=intensity, deep=deep), output_type)
-                for one in shown
-            ]
+            shown = [self._picture(photo, one, intensity, output_type) for one in shown]
             images.append(shown[0])
             pictures.append(shown[-variants:])
             if return_uncertainty:
@@ -319,6 +325,7 @@ class ColorizationPipeline(DiffusionPipeline):
         photos = [prepared] * len(generators) if isinstance(prepared, PreparedPhoto) else list(prepared)
         if len(photos) != len(generators):
             raise ValueError(f"generators has {len(generators)} entries for {len(photos)} rows; give one each")
+        self._check_callback(callback_on_step_end_tensor_inputs)
         steer = self._steer(photos, steps=steps, palette=palette)
         device = self._execution_device
         condition = self._condition_rows(photos)  # [N, C, h, w]
@@ -328,7 +335,7 @@ class ColorizationPipeline(DiffusionPipeline):
             for _ in range(steps if on_step else 0):
                 on_step()  # type: ignore[misc]
             return self.latents_to_chroma(predicted.cpu())
-        scheduler = self.scheduler
+        scheduler = check_scheduler(self.scheduler)
         scheduler.set_timesteps(steps, device=device)
         takes_generator = "generator" in inspect.signature(scheduler.step).parameters
         extra = {"generator": list(generators)} if takes_generator else {}
@@ -341,12 +348,10 @@ class ColorizationPipeline(DiffusionPipeline):
             if steer is None:
                 predicted = predict(noisy)
             else:
+                alpha_bar = scheduler.alphas_cumprod[int(timestep)].to(noisy)
+                kind = scheduler.config.prediction_type
                 predicted, moved = steered_prediction(
-                    predict,
-                    noisy,
-                    steer=steer,
-                    alpha_bar=scheduler.alphas_cumprod[int(timestep)].to(noisy),
-                    prediction_type=scheduler.config.prediction_type,
+                    predict, noisy, steer=steer, alpha_bar=alpha_bar, prediction_type=kind
                 )
                 latents = latents + (moved - noisy) * (latents.norm() / noisy.norm())
             # The sampler's arithmetic stays in float32: half precision would add its own noise at every step.
@@ -376,6 +381,19 @@ class ColorizationPipeline(DiffusionPipeline):
     def chroma_cell(self) -> int:
         """Edge of a cell of the chroma grid, in pixels at working size."""
         return self.config.luma_factor // (1 if self.config.detail_scales is None else 2)
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """All that ``__init__`` takes: ``ColorizationPipeline(**pipe.components)`` is the same pipeline.
+
+        diffusers keeps the config's numbers apart, in ``parameters``; who forgets them gets another picture.
+        """
+        return {**super().components, **super().parameters}
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Empty, as ``components`` holds everything, so that both together can be given too."""
+        return {}
 
     def chroma_to_latents(self, chroma: torch.Tensor) -> torch.Tensor:
         """:func:`chroma_to_latents` with this pipeline's scales."""
@@ -523,6 +541,54 @@ class ColorizationPipeline(DiffusionPipeline):
                 raise type(error)(f"photo {index}: {error}") from error
         return prepared
 
+    def _check_callback(self, tensor_inputs: Sequence[str]) -> None:
+        unknown = sorted(set(tensor_inputs) - set(self._callback_tensor_inputs))
+        if unknown:
+            allowed = ", ".join(self._callback_tensor_inputs)
+            raise ValueError(f"callback_on_step_end_tensor_inputs must be of {allowed}; got {', '.join(unknown)}")
+
+    def _draw_all(
+        self,
+        photos: Sequence[PreparedPhoto],
+        sources: Sequence[Sequence[torch.Generator]],
+        *,
+        at_once: int,
+        num_inference_steps: int,
+        **options: Any,
+    ) -> list[torch.Tensor]:
+        """The chroma ``[V, 2, h, w]`` of each photo, one variant for each of its ``sources``, under a progress bar."""
+        batches = _group(photos, at_once=at_once)
+        chroma: dict[int, torch.Tensor] = {}
+        with self.progress_bar(total=len(batches) * num_inference_steps) as bar:
+            for batch in batches:
+                drawn = self.draw(
+                    [photos[index] for index in batch for _ in sources[index]],
+                    generators=[one for index in batch for one in sources[index]],
+                    num_inference_steps=num_inference_steps,
+                    on_step=bar.update,
+                    **options,
+                )
+                chroma.update(zip(batch, drawn.split(len(sources[0])), strict=True))
+        self.maybe_free_model_hooks()
+        return [chroma[index] for index in range(len(photos))]
+
+    def _picture(
+        self, prepared: PreparedPhoto, chroma: torch.Tensor, intensity: float, output_type: str
+    ) -> PIL.Image.Image | np.ndarray | torch.Tensor:
+        """The whole picture that :meth:`show` yields strip by strip, without a second full-size copy."""
+        photo, pil = prepared.photo, output_type == "pil"
+        strips = self.show(prepared, chroma, intensity=intensity, deep=not pil)
+        if pil:
+            pixels, top = np.empty((photo.height, photo.width, 3), np.uint8), 0
+            for rgb in strips:
+                pixels[top : top + len(rgb)] = rgb.numpy()[..., :3]
+                top += len(rgb)
+            return PIL.Image.fromarray(pixels)
+        full = torch.empty(3, photo.height, photo.width)
+        for (top, bottom), rgb in zip(photo.strips(), strips, strict=True):
+            full[:, top:bottom] = rgb
+        return full if output_type == "pt" else full.movedim(0, -1).numpy()
+
     def _spawn_generators(
         self, generator: torch.Generator | list[torch.Generator] | None, photos: int
     ) -> list[torch.Generator]:
@@ -575,6 +641,19 @@ def _seeded(seeds: Sequence[int]) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
+def check_scheduler(scheduler: Any) -> Any:
+    """The scheduler, if it is one that draws right. Raises ``ValueError`` that says what to use instead."""
+    name = type(scheduler).__name__
+    remedy = "use pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)"
+    if name not in SCHEDULERS:
+        raise ValueError(f"{name} doesn't draw right colours with this pipeline; {remedy}, or one of {SCHEDULERS}")
+    takes = inspect.signature(type(scheduler).__init__).parameters  # a config keeps what it had of another scheduler
+    spacing = next((one for one in _OTHER_SPACINGS if one in takes and scheduler.config.get(one)), None)
+    if spacing:
+        raise ValueError(f"{name} with {spacing}=True doesn't draw right colours with this pipeline; leave it out")
+    return scheduler
+
+
 def _check_shown(intensity: float, output_type: str) -> None:
     if not 0 <= intensity <= 10:
         raise ValueError(f"intensity must be between 0 (grey) and 10, got {intensity!r}")
@@ -588,20 +667,3 @@ def _group(photos: Sequence[PreparedPhoto], *, at_once: int) -> list[list[int]]:
     for index, photo in enumerate(photos):
         groups.setdefault((photo.lightness.shape, photo.hints is not None), []).append(index)
     return [group[i : i + at_once] for group in groups.values() for i in range(0, len(group), at_once)]
-
-
-def _collect(
-    photo: Lightness, strips: Iterator[torch.Tensor], output_type: str
-) -> PIL.Image.Image | np.ndarray | torch.Tensor:
-    """The picture whose strips these are (deep ones but for "pil"), without a second full-size copy."""
-    if output_type == "pil":
-        pixels = np.empty((photo.height, photo.width, 3), np.uint8)
-        top = 0
-        for rgb in strips:
-            pixels[top : top + len(rgb)] = rgb.numpy()[..., :3]
-            top += len(rgb)
-        return PIL.Image.fromarray(pixels)
-    full = torch.empty(3, photo.height, photo.width)
-    for (top, bottom), rgb in zip(photo.strips(), strips, strict=True):
-        full[:, top:bottom] = rgb
-    return full if output_type == "pt" else full.movedim(0, -1).numpy()
