@@ -55,7 +55,7 @@ def pages(file: Path) -> None:
 
 
 CORPUS: dict[str, Callable[[Path], object]] = {
-    **{f"grey.{suffix}": pillow(GREY8) for suffix in ("png", "bmp", "gif", "tif", "pgm", "webp", "jp2", "jpg", "avif")},
+    **{f"grey.{suffix}": pillow(GREY8) for suffix in "png bmp gif tif pgm webp jp2 jpg avif".split()},
     **{f"colour.{suffix}": pillow(COLOUR8) for suffix in ("png", "jpg", "ppm", "webp")},
     "grey16.png": pillow(GREY16),
     "grey16.tif": tiff(GREY16),
