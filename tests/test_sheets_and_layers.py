@@ -9,20 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from layers import mean_difference, measure, recombined
 from PIL import Image
 from pypdf import PdfReader
 from results import colorize, make_scans
-from skimage import color as skimage_color
+from typer.testing import CliRunner
 
 from colorized_pipeline.archive.copies import mark_mask, read_label
 from colorized_pipeline.archive.inspection import describe
 from colorized_pipeline.archive.labels import NOTE, find_packet
+from colorized_pipeline.cli import app
 from colorized_pipeline.publish.layers import write_layers
 from colorized_pipeline.publish.results import Result, find_results, make_result, read_colour
 from colorized_pipeline.publish.sheet import draw_publication, write_sheet
 
 psd_tools = pytest.importorskip("psd_tools")
-LUMA = np.array([0.3, 0.59, 0.11])  # of the mode "color" in the PSD and OpenRaster formats
 
 
 @pytest.fixture(scope="module")
@@ -143,21 +144,6 @@ def test_sheet_as_pdf(folders: tuple[Path, Path], tmp_path: Path) -> None:
         write_sheet(result_of(folders, "box 2/album/pages"), tmp_path / "sheet.gif")
 
 
-def recombined(base: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """The mode "color" as W3C's Compositing and Blending defines it: hue and saturation above, luminosity below."""
-    shifted = colour + ((base - colour) @ LUMA)[..., None]
-    luma = (shifted @ LUMA)[..., None]
-    low, high = shifted.min(axis=-1, keepdims=True), shifted.max(axis=-1, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shifted = np.where(low < 0, luma + (shifted - luma) * luma / (luma - low), shifted)
-        return np.where(high > 1, luma + (shifted - luma) * (1 - luma) / (high - luma), shifted)
-
-
-def delta(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean CIEDE2000 of two pictures in [0, 1]."""
-    return float(skimage_color.deltaE_ciede2000(skimage_color.rgb2lab(first), skimage_color.rgb2lab(second)).mean())
-
-
 def unit(pixels: np.ndarray) -> np.ndarray:
     return pixels / np.iinfo(pixels.dtype).max
 
@@ -209,10 +195,15 @@ def test_layers_recombine_to_our_picture(folders: tuple[Path, Path], tmp_path: P
     tolerance = 2e-5 if "pages" in name else 2e-3  # 16 and 8 bits
     assert np.abs(merged - ours).max() < tolerance and np.abs(layers[1][1] - ours).max() < tolerance
     assert np.ptp(layers[0][1], axis=2).max() == 0
-    assert delta(recombined(layers[0][1], layers[1][1]), ours) <= 1.0
+    assert mean_difference(recombined(layers[0][1], layers[1][1]), ours) <= 1.0
     first = target.read_bytes()
     write_layers(result, target)
     assert target.read_bytes() == first
+
+
+def test_difference_is_measured(folders: tuple[Path, Path]) -> None:
+    differences = measure(folders[1], folders[0])
+    assert len(differences) == 5 and 0 < max(differences) <= 1.0
 
 
 def test_layers_are_labelled(folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -244,6 +235,26 @@ def test_krita_opens_the_layers(folders: tuple[Path, Path], tmp_path: Path, endi
     assert (tmp_path / "krita.png").exists(), done.stderr.decode()
     seen = unit(np.asarray(Image.open(tmp_path / "krita.png").convert("RGB")))
     ours = unit(read_colour(result.copies[0].file))
-    assert delta(seen, ours) <= 1.0
+    assert mean_difference(seen, ours) <= 1.0
     gray = np.repeat(ours.mean(axis=2, keepdims=True), 3, axis=2)
-    assert delta(gray, ours) > 2 * delta(seen, ours)  # the colours are really there
+    assert mean_difference(gray, ours) > 2 * mean_difference(seen, ours)  # the colours are really there
+
+
+def test_command_writes_them_beside_the_results(checkpoint: Path, tmp_path: Path) -> None:
+    scans, colours = make_scans(tmp_path / "scans"), tmp_path / "colours"
+    colorize(scans / "box 1", "-o", colours, "-r", "--sheet", "jpg", checkpoint=checkpoint)
+    copies = {file: file.stat().st_mtime_ns for file in colours.glob("*")}
+    assert {file.name for file in copies} >= {"camera-sheet.jpg", "low & wide-sheet.jpg"}
+    both = ("--sheet", "jpg", "--sheet", "pdf", "--layers", "psd", "--layers", "ora")
+    colorize(scans / "box 1", "-o", colours, "-r", *both, checkpoint=checkpoint)
+    made = {file.name for file in colours.glob("camera*")}
+    layers = {"camera-layers.psd", "camera-layers.ora"}
+    assert made == {"camera.jpg", "camera-sheet.jpg", "camera-sheet.pdf", *layers}
+    for file, time in copies.items():  # what was there stays
+        assert file.suffix == ".jsonl" or file.stat().st_mtime_ns == time
+    (colours / "low & wide-sheet.pdf").unlink()
+    (colours / "low & wide-sheet.pdf").mkdir()
+    words = [scans / "box 1", "-o", colours, "-r", *both, "--checkpoint", checkpoint]
+    result = CliRunner().invoke(app, ["colorize", *map(str, words)])
+    assert result.exit_code == 1 and result.stderr.count("Error:") == 1 and "low & wide-sheet.pdf" in result.stderr
+    assert "1 were done before; 1 failed" in result.stdout

@@ -4,7 +4,7 @@ import errno
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,12 +41,14 @@ class Job:
         source, target: where the photo is and where its colour copy goes.
         name: the photo's path inside the folder it was found in.
         refusal: why it can't be done, if planning already knows.
+        origin: what its label says of where it comes from, such as ``{"SourceCanvas": "https://..."}``.
     """
 
     source: Path
     target: Path
     name: Path
     refusal: str = ""
+    origin: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

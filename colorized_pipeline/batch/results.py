@@ -148,7 +148,7 @@ class Writer:
     def _describe(self, photo: OpenPhoto, copy: Copy) -> Label:
         seeds = {"Seed": ", ".join(map(str, copy.seeds)), "BaseSeed": copy.base_seed}
         averaged = {"Consensus": f"mean of {copy.averaged} variants"} if copy.averaged else {}
-        settings = {**seeds, **self.settings.label(), **averaged}
+        settings = {**seeds, **self.settings.label(), **averaged, **photo.job.origin}
         return Label(source_name=photo.job.source.name, source_sha256=photo.scan.sha256, settings=settings)
 
     def _record(self, photo: OpenPhoto, new: NewFile, **facts: Any) -> None:

@@ -6,9 +6,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +42,21 @@ class Pages(str, Enum):
 
     all = "all"
     first = "first"
+
+
+class SheetFormat(str, Enum):
+    """``--sheet``"""
+
+    jpg = "jpg"
+    png = "png"
+    pdf = "pdf"
+
+
+class LayerFormat(str, Enum):
+    """``--layers``"""
+
+    psd = "psd"
+    ora = "ora"
 
 
 class Consensus(str, Enum):
@@ -194,7 +210,9 @@ class Known:
 class Labels:
     """Labels and signatures."""
 
-    mark: Annotated[bool, typer.Option("--mark", help='Write "colorized" small into the lower right corner.')] = False
+    mark: Annotated[
+        bool, typer.Option("--mark", help='Write "colorized" into the lower right corner, legible at 250 pixels.')
+    ] = False
     c2pa_certificate: Annotated[
         Path | None,
         typer.Option(help="Certificate chain (PEM) to sign results with, as C2PA manifests.", show_default=False),
@@ -212,6 +230,50 @@ class Labels:
         from ..archive.provenance import Signer
 
         return Signer(self.c2pa_certificate, self.c2pa_key) if self.c2pa_certificate and self.c2pa_key else None
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Files beside each result."""
+
+    sheet: Annotated[
+        list[SheetFormat] | None,
+        typer.Option(
+            help="Also OUTPUT-sheet: grey and colour side by side, with caption, source and a mark. Repeatable.",
+            show_default=False,
+        ),
+    ] = None
+    layers: Annotated[
+        list[LayerFormat] | None,
+        typer.Option(
+            help="Also OUTPUT-layers for Photoshop, GIMP or Krita: the scan, the colours as a layer, variants and "
+            "uncertainty as hidden layers. psd needs the package's extra publish. Repeatable.",
+            show_default=False,
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if LayerFormat.psd in (self.layers or ()) and not find_spec("psd_tools"):
+            raise ImportError("--layers psd needs one more package: pip install 'colorized[publish]'")
+
+    def files(self, target: Path) -> list[Path]:
+        """What is written beside a result called ``target``."""
+        from ..publish.extras import extra_files
+
+        sheets, layers = ([one.value for one in chosen or ()] for chosen in (self.sheet, self.layers))
+        return extra_files(target, sheets=sheets, layers=layers)
+
+    def write(self, scan: Path, copies: list[Path], target: Path) -> str:
+        """Write what is missing beside a photo's colour copies; returns what went wrong."""
+        if not self.files(target):
+            return ""
+        from ..publish.extras import write_extras
+
+        try:
+            write_extras(scan, copies, self.files(target))
+        except (OSError, ValueError, MemoryError) as error:
+            return f"{scan}: {error}"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -288,12 +350,18 @@ class Network:
 
 @command
 def colorize(
-    photos: Annotated[list[Path], typer.Argument(help="Photo files, or folders of photos.", show_default=False)],
+    photos: Annotated[
+        list[str],
+        typer.Argument(
+            help="Photo files, folders of photos, or IIIF manifests: web addresses or .json files.", show_default=False
+        ),
+    ],
     files: Files,
     colours: Colours,
     variants: Variants,
     known: Known,
     labels: Labels,
+    beside: Beside,
     network: Network,
 ) -> None:
     """Colorize photos: same size, same lightness, same file format, labelled as coloured by a model.
@@ -311,8 +379,10 @@ def colorize(
         raise ValueError("hints need derivatives of the network, which --engine hasn't: leave it out")
     signer = labels.make_signer()
     hints = known.read_hints()
-    found = find_photos(photos, recursive=files.recursive, output=files.output)
-    jobs = _plan(found, photos, files, variants)
+    inputs, origins, missing = _fetch(photos, files.output)
+    found = find_photos(inputs, recursive=files.recursive, output=files.output)
+    jobs = _plan(found, inputs, files, variants, beside)
+    jobs = [replace(job, origin=origins.get(job.source, {})) for job in jobs]
     if hints and len(jobs) != 1:
         raise ValueError(f"--hint and --hint-mask are places on one photo, and here are {len(jobs)}: give one")
     part = take_part(jobs, shard=files.shard, device=network.device)
@@ -348,16 +418,38 @@ def colorize(
         )
         for note in found.notes if part.is_first else ():
             say(f"Note: {note}")
-        counts = _run_batch(batch, part)
+        counts = _run_batch(batch, part, beside)
 
     if part.is_first:
         where = files.output if files.recursive or len(jobs) > 1 else variants.results()(jobs[0].target)[0]
         typer.echo(_summary(counts, len(jobs) if part.total is None else part.total, where))
-    if counts["failed"]:
+    if counts["failed"] or missing:
         raise typer.Exit(1)
 
 
-def _plan(found: "Found", photos: list[Path], files: Files, variants: Variants) -> "list[Job]":
+def _fetch(photos: list[str], output: Path) -> tuple[list[Path], dict[Path, dict[str, str]], int]:
+    """The inputs as files and folders, what is known of the origin of fetched ones, and how many couldn't be had."""
+    from ..publish.source import fetch_photos, is_manifest
+
+    inputs: list[Path] = []
+    origins: dict[Path, dict[str, str]] = {}
+    missing = 0
+    for photo in photos:
+        if not is_manifest(photo):
+            inputs.append(Path(photo))
+            continue
+        for fetched in fetch_photos(photo, output.with_name(f"{output.name}-sources")):
+            for problem in fetched.problems:
+                say(f"Error: {problem}")
+            missing += len(fetched.problems)
+            origins |= fetched.identifiers
+            inputs += [fetched.folder] if fetched.identifiers else []
+    if not inputs:
+        raise ValueError(f"{photos[0]}: none of its pictures could be fetched")
+    return inputs, origins, missing
+
+
+def _plan(found: "Found", photos: list[Path], files: Files, variants: Variants, beside: Beside) -> "list[Job]":
     from ..archive.files import plan_jobs
 
     suffix = "" if files.file_format is FileFormat.same else f".{files.file_format.value}"
@@ -367,11 +459,11 @@ def _plan(found: "Found", photos: list[Path], files: Files, variants: Variants) 
         inputs=photos,
         recursive=files.recursive,
         suffix=suffix,
-        results=variants.results(),
+        results=lambda target: [*variants.results()(target), *beside.files(target)],
     )
 
 
-def _run_batch(batch: "Batch", part: "Part") -> Counter[str]:
+def _run_batch(batch: "Batch", part: "Part", beside: Beside) -> Counter[str]:
     """Colorize this process's part with progress and messages; returns how many were done, skipped, failed in all."""
     from tqdm import tqdm
 
@@ -387,13 +479,17 @@ def _run_batch(batch: "Batch", part: "Part") -> Counter[str]:
         leave=not alone,
     ) as bar:
         for outcome in batch.run(part.jobs, on_step=bar.update if alone else None):
-            counts[outcome.state] += 1
+            job, problem = outcome.job, outcome.message
+            if outcome.state != "failed":
+                copies = batch.settings.files(job.target)[: batch.settings.copies]
+                problem = beside.write(job.source, copies, job.target)
+            counts["failed" if problem else outcome.state] += 1
             if not alone:
                 bar.update()
             for note in outcome.notes:
                 say(f"Note: {note}")
-            if outcome.state == "failed":
-                say(f"Error: {outcome.message}")
+            if problem:
+                say(f"Error: {problem}")
     counts = part.sum(counts)
     counts["milliseconds"] = round((time.monotonic() - started) * 1000)
     return counts

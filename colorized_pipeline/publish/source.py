@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from .._version import __version__
 from ..archive.files import NewFile
@@ -235,18 +235,6 @@ def _safe_name(text: str) -> str:
     return re.sub(r"[^\w.]+", "-", text).strip("-.")[:60].strip("-.")
 
 
-class _WebOnly(urllib.request.HTTPRedirectHandler):
-    """A manifest names addresses on the web; none may lead to files of this machine."""
-
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        if urlsplit(urljoin(req.full_url, newurl)).scheme not in ("http", "https"):
-            raise OSError(f"{req.full_url}: leads to {newurl}, which isn't on the web")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-_opener = urllib.request.build_opener(_WebOnly)
-
-
 def _download(address: str, *, most: int) -> Iterator[bytes]:
     """A file from the web, in blocks. A busy server is asked again, later.
 
@@ -258,7 +246,7 @@ def _download(address: str, *, most: int) -> Iterator[bytes]:
     request = urllib.request.Request(address, headers={"User-Agent": f"COLORIZED/{__version__}"})
     for attempt in range(1, _TRIES + 1):
         try:
-            with _opener.open(request, timeout=_TIMEOUT) as answer:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
                 count, expected = 0, int(answer.headers.get("Content-Length") or -1)
                 while block := answer.read(2**20):
                     count += len(block)
