@@ -6,6 +6,7 @@ setup:  ## a virtual environment with everything for development (CPU build of t
 	python3 -m venv .venv
 	.venv/bin/pip install torch==2.13.0
 	.venv/bin/pip install -e '.[test]'
+	.venv/bin/pip install --no-deps iiif-prezi3  # which asks for an old Pillow
 
 check: lint types test  ## what CI runs
 

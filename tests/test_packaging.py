@@ -56,6 +56,9 @@ def test_wheel_holds_code_checkpoint_and_command(wheel: Path) -> None:
         "diffusion/hints.py",
         "diffusion/steering.py",
         "diffusion/variants.py",
+        "publish/viewer/index.html",
+        "publish/viewer/openseadragon.min.js",
+        "publish/viewer/openseadragon-LICENSE.txt",
         "hub.py",
         "app.py",
     )
