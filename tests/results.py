@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from colorized_pipeline.cli import app
 
+BOX_2 = "Box #2; 50%"  # what has a meaning in web addresses
 XMP = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     '<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/"'
@@ -27,11 +28,11 @@ def make_scans(folder: Path) -> Path:
     """A described JPEG, a low PNG in a folder of its own, and a TIFF of 16 bits and two pages in another."""
     camera = skimage_data.camera()
     (folder / "box 1").mkdir(parents=True)
-    (folder / "box 2" / "album").mkdir(parents=True)
+    (folder / BOX_2 / "album").mkdir(parents=True)
     Image.fromarray(camera[::2, ::2]).save(folder / "box 1" / "camera.jpg", xmp=XMP, quality=95)
     Image.fromarray(camera[100:190, :400]).save(folder / "box 1" / "low & wide.png")
     pages = (camera[:300, :220].astype(np.uint16) * 257, camera[200:, 60:400].astype(np.uint16) * 250)
-    with tifffile.TiffWriter(folder / "box 2" / "album" / "pages.tif") as writer:
+    with tifffile.TiffWriter(folder / BOX_2 / "album" / "pages.tif") as writer:
         for page in pages:
             writer.write(page, photometric="minisblack")
     return folder

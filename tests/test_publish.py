@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 import pytest
 from PIL import Image
-from results import colorize, make_scans
+from results import BOX_2, colorize, make_scans
 from typer.testing import CliRunner, Result
 
 from colorized_pipeline.archive.inspection import describe
@@ -79,7 +79,7 @@ def test_documents_are_valid(archive: Path) -> None:
         warnings.warn(reason, stacklevel=1)
         pytest.skip(reason)
     files = sorted((archive / "site" / "manifests").rglob("manifest.json"))
-    assert [file.parent.name for file in files] == ["box 1", "album"]
+    assert [file.parent.name for file in files] == ["album", "box 1"]
     for file in files:
         iiif_prezi3.Manifest(**read(file))
     iiif_prezi3.Collection(**read(archive / "site" / "collection.json"))
@@ -159,7 +159,7 @@ def test_pictures_are_the_scan_and_its_copies(archive: Path) -> None:
         service = file_of(choice["service"][0]["id"], site)
         for picture in (np.asarray(Image.open(file_of(choice["id"], site))), assembled(service, 1)):
             assert np.abs(picture - truth).mean() < 2.5
-    page = open_scan(archive / "scans" / "box 2" / "album" / "pages.tif").read_page(1) / 257
+    page = open_scan(archive / "scans" / BOX_2 / "album" / "pages.tif").read_page(1) / 257
     second = file_of(choices(found["pages, page 2"])[0]["id"], site)
     assert np.abs(np.asarray(Image.open(second)) - page[..., None]).mean() < 2.5
     assert (
@@ -216,11 +216,29 @@ def test_what_cannot_be_published_is_said(archive: Path, tmp_path: Path) -> None
     assert result.exit_code == 1 and result.stderr.count("Error:") == 1 and "1 photos (1 pages)" in result.stdout
     (canvas,) = canvases(tmp_path / "site").values()
     assert canvas["rights"] == "http://creativecommons.org/publicdomain/mark/1.0/"
+    (tmp_path / "colours" / "low & wide.png").write_bytes(  # its label is whole, its picture isn't
+        (tmp_path / "colours" / "low & wide.png").read_bytes()[:-3000]
+    )
+    shutil.copy(archive / "scans" / "box 1" / "camera.jpg", tmp_path / "scans")
+    result = run(tmp_path)
+    assert result.exit_code == 1 and "low & wide.png" in result.stderr and "1 photos (1 pages)" in result.stdout
+    assert "inside" in run(tmp_path, output="colours/site").stderr
     assert "not empty and not a site" in run(tmp_path, output="scans").stderr
     for base in ("archive.example", "file:///tmp", "https://archive.example/?a"):
         assert f"--base-url {base}" in run(tmp_path, base=base).stderr
     with pytest.raises(ValueError, match="IIIF takes URIs"):
         rights_uri("all rights reserved")
+
+
+def test_photos_of_one_name_stay_apart(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "scans").mkdir()
+    for number, ending in enumerate(("jpg", "png")):
+        Image.fromarray(np.full((40, 50 + number), 99, np.uint8)).save(tmp_path / "scans" / f"17.{ending}")
+    colorize(tmp_path / "scans", "-o", tmp_path / "colours", "-r", checkpoint=checkpoint)
+    assert "2 photos (2 pages)" in run(tmp_path).stdout
+    manifest = read(tmp_path / "site" / "manifests" / "manifest.json")
+    assert len({canvas["id"] for canvas in manifest["items"]}) == 2
+    assert sorted(file.name for file in (tmp_path / "site" / "labels").iterdir()) == ["17.jpg.xmp", "17.png.xmp"]
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -297,6 +315,10 @@ def test_viewer_switches_from_grey_to_colour(archive: Path, browser: Any, serve:
     page.get_by_role("link", name="All photos").press("Enter")
     page.locator("#thumbnails img").first.wait_for()
     assert all(image.get_attribute("alt") for image in page.locator("img").all())
+    page.get_by_role("link", name="All folders").press("Enter")
+    page.get_by_role("link", name=f"{BOX_2}/album").press("Enter")
+    page.get_by_role("link", name="pages, page 2").press("Enter")
+    page.locator('#picture[data-shown="0"]').wait_for()
     assert faults == [] and all(address.startswith((url, "data:", "blob:")) for address in requested)
     page.goto(f"{url}/#manifests/nowhere/manifest.json")
     page.reload()

@@ -12,7 +12,7 @@ import pytest
 from layers import mean_difference, measure, recombined
 from PIL import Image
 from pypdf import PdfReader
-from results import colorize, make_scans
+from results import BOX_2, colorize, make_scans
 from typer.testing import CliRunner
 
 from colorized_pipeline.archive.copies import mark_mask, read_label
@@ -48,7 +48,7 @@ def test_results_are_found_by_their_labels(folders: tuple[Path, Path]) -> None:
     assert problems == [] and found == {
         "box 1/camera": ["camera.jpg"],
         "box 1/low & wide": ["low & wide.png"],
-        "box 2/album/pages": ["pages.tif"],
+        f"{BOX_2}/album/pages": ["pages.tif"],
         "variants/camera": ["camera-1.jpg", "camera-2.jpg"],
         "variants/low & wide": ["low & wide-1.png", "low & wide-2.png"],
     }
@@ -133,7 +133,7 @@ def test_sheet_is_labelled(folders: tuple[Path, Path], tmp_path: Path, ending: s
 
 def test_sheet_as_pdf(folders: tuple[Path, Path], tmp_path: Path) -> None:
     target = tmp_path / "sheet.pdf"
-    write_sheet(result_of(folders, "box 2/album/pages"), target)
+    write_sheet(result_of(folders, f"{BOX_2}/album/pages"), target)
     document = PdfReader(target)
     assert len(document.pages) == 1 and document.metadata is not None
     assert (document.metadata.title, document.metadata.subject) == ("pages", NOTE)
@@ -141,7 +141,7 @@ def test_sheet_as_pdf(folders: tuple[Path, Path], tmp_path: Path) -> None:
     image = document.pages[0].images[0].image
     assert image is not None and image.width >= 2 * 220
     with pytest.raises(ValueError, match=r"sheet\.gif: a sheet is written as"):
-        write_sheet(result_of(folders, "box 2/album/pages"), tmp_path / "sheet.gif")
+        write_sheet(result_of(folders, f"{BOX_2}/album/pages"), tmp_path / "sheet.gif")
 
 
 def unit(pixels: np.ndarray) -> np.ndarray:
@@ -182,7 +182,7 @@ READERS = {".psd": read_psd, ".ora": read_ora}
 
 
 @pytest.mark.parametrize("ending", READERS)
-@pytest.mark.parametrize("name", ["variants/camera", "box 2/album/pages"])
+@pytest.mark.parametrize("name", ["variants/camera", f"{BOX_2}/album/pages"])
 def test_layers_recombine_to_our_picture(folders: tuple[Path, Path], tmp_path: Path, ending: str, name: str) -> None:
     result, target = result_of(folders, name), tmp_path / f"layers{ending}"
     write_layers(result, target)

@@ -52,15 +52,19 @@ def publish(
     for folder in (colours, source):
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder")
+    if output.resolve().is_relative_to(colours.resolve()):
+        raise ValueError(f"{output}: inside {colours}, whose photos are published; choose another folder")
     results, problems = find_results(colours, source)
     if not results:
         raise ValueError(f"{problems[0]}; give the folder of the scans with --source")
     with tqdm(total=len(results), desc="photos", unit="photo") as bar:
-        canvases = publish_site(
+        canvases, faults = publish_site(
             results, output, base_url=base_url, title=title, rights=rights, on_photo=lambda: bar.update()
         )
+    problems += faults
     for problem in problems:
         say(f"Error: {problem}")
-    show(f"{len(results)} photos ({canvases} pages) published in {output}; to look: python -m http.server -d {output}")
+    show(f"{len(results) - len(faults)} photos ({canvases} pages) published in {output}")
+    show(f"To look at them: python -m http.server -d {output}")
     if problems:
         raise typer.Exit(1)

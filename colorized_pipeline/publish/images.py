@@ -86,8 +86,16 @@ class ImageFolder:
             pixels: sRGB ``[H, W, 3]``, uint8.
             content: what it was made of; equal content gives the same name.
             xmp: label that the whole picture carries.
+
+        Raises:
+            OSError: if it can't be written.
         """
-        key = self._key(content)
+        try:
+            return self._add(pixels, self._key(content), xmp)
+        except self._pyvips.Error as error:  # a full disk, or more than JPEG's 65,535 pixels a side
+            raise OSError(f"{self.folder}: a picture can't be written ({' '.join(str(error).split())})") from error
+
+    def _add(self, pixels: np.ndarray, key: str, xmp: bytes | None) -> PublishedImage:
         height, width = pixels.shape[:2]
         scale = min(1.0, THUMBNAIL / max(height, width))
         small = max(1, round(width * scale)), max(1, round(height * scale))

@@ -97,7 +97,7 @@ def _write_psd(stream: IO[bytes], layers: list[PictureLayer], merged: np.ndarray
     except ImportError:
         raise ImportError("PSD needs one more package: pip install 'colorized[publish]'") from None
     height, width = merged.shape[:2]
-    document = PSDImage.new("RGB", (width, height), depth=merged.dtype.itemsize * 8)
+    document = PSDImage.new("RGB", (width, height), depth=16 if merged.dtype == np.uint16 else 8)
     for layer in layers:
         mode = BlendMode.COLOR if layer.colour else BlendMode.NORMAL
         document.create_pixel_layer_from_array(layer.pixels, layer.name, blend_mode=mode).visible = layer.visible
@@ -123,7 +123,7 @@ def _write_ora(stream: IO[bytes], layers: list[PictureLayer], merged: np.ndarray
         _store(archive, "mimetype", b"image/openraster")  # first and not compressed
         for number, layer in reversed(list(enumerate(layers))):
             file = f"data/layer{number}.png"
-            _store(archive, file, imagecodecs.png_encode(layer.pixels, level=3))
+            _store(archive, file, bytes(imagecodecs.png_encode(layer.pixels, level=3)))
             ET.SubElement(
                 stack,
                 "layer",

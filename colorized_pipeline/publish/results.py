@@ -1,8 +1,9 @@
 """What an output folder holds: each scan with its colour copies and its map of uncertainty, as their labels say."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -140,8 +141,16 @@ def find_results(colours: Path, scans: Path) -> tuple[list[Result], list[str]]:
             problems.append(f"{chosen[0]}: its scan {source_name} (SHA-256 {sha256[:12]}...) isn't in {scans}")
             continue
         result = make_result(scan, chosen)
-        results.append(Result(place / result.name, scan, result.copies, result.uncertainty))
-    return sorted(results, key=lambda result: result.name), problems
+        results.append(replace(result, name=place / result.name))
+    return sorted(_named_apart(results), key=lambda result: result.name), problems
+
+
+def _named_apart(results: list[Result]) -> Iterator[Result]:
+    """Results of one name, such as of ``17.jpg`` and ``17.tif``, are called by their files' names."""
+    counts = Counter(result.name for result in results)
+    for result in results:
+        same = counts[result.name] > 1
+        yield replace(result, name=result.name.with_name(result.copies[0].file.name)) if same else result
 
 
 def _copies(folder: Path) -> Iterator[ColourCopy]:

@@ -31,7 +31,7 @@ def publish_site(
     title: str = "Photographs with colours by a model",
     rights: str | None = None,
     on_photo: Callable[[], object] | None = None,
-) -> int:
+) -> tuple[int, list[str]]:
     """Write a site. The same folder again: pictures that haven't changed stay, those no longer published go.
 
     Args:
@@ -43,11 +43,11 @@ def publish_site(
         on_photo: called after each photo.
 
     Returns:
-        How many canvases the manifests have: pages of all photos.
+        How many canvases the manifests have, pages of all photos, and what is wrong with photos that are left out.
 
     Raises:
         ValueError: if ``output`` is a folder of something else, or ``base_url`` is no web address.
-        OSError: if a file can't be read or written.
+        OSError: if a file can't be written.
         ImportError: if pyvips is missing.
     """
     base = check_base_url(base_url)
@@ -56,9 +56,13 @@ def publish_site(
     images = ImageFolder(output / "images", f"{base}/images")
     folders: dict[str, list[PhotoFacts]] = {}
     kept = set[Path]()
+    problems = []
     for result in results:
-        folder = result.name.parent.as_posix()
-        folders.setdefault(folder, []).extend(_photo(result, output, images, base, rights, kept))
+        try:
+            photos = list(_photo(result, output, images, base, rights, kept))
+            folders.setdefault(result.name.parent.as_posix(), []).extend(photos)
+        except (OSError, ValueError, MemoryError) as error:
+            problems.append(f"{result.copies[0].file}: {error}")
         if on_photo:
             on_photo()
     manifests = []
@@ -78,7 +82,7 @@ def publish_site(
     _write_page(output, title=title, base=base, folders={name: len(photos) for name, photos in folders.items()})
     _prune(output, kept)
     images.prune()
-    return sum(map(len, folders.values()))
+    return sum(map(len, folders.values())), problems
 
 
 def check_base_url(text: str) -> str:

@@ -145,15 +145,15 @@ async function addPicture(opened, picture) {
 }
 
 async function go() {
-  const [path, number] = decodeURI(location.hash.slice(1)).split(";");
+  const [path, number] = location.hash.slice(1).split(";");
   if (!path) {
     show("folders");
     return;
   }
   try {
     const manifest = await load(new URL(path, document.baseURI).href);
-    if (manifest.items[Number(number) - 1]) showPhoto(encodeURI(path), manifest, Number(number));
-    else showPhotos(encodeURI(path), manifest);
+    if (manifest.items[Number(number) - 1]) showPhoto(path, manifest, Number(number));
+    else showPhotos(path, manifest);
   } catch (error) {
     show("folders");
     tell(`This folder can't be shown: ${error.message}`);
