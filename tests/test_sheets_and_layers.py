@@ -53,7 +53,7 @@ def test_results_are_found_by_their_labels(folders: tuple[Path, Path]) -> None:
         "variants/low & wide": ["low & wide-1.png", "low & wide-2.png"],
     }
     assert [result.uncertainty is not None for result in results] == [False, False, False, True, True]
-    copy = results[0].copies[0]
+    copy = result_of(folders, "box 1/camera").copies[0]
     assert (copy.title, copy.description) == ("The photographer Žofie", "With her camera, 1938")
 
 
