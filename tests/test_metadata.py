@@ -342,3 +342,16 @@ def test_more_exif_than_a_jpeg_holds_is_named(tmp_path: Path) -> None:
     file, notes = copy(tmp_path / "a.tif", tmp_path, "TIFF")
     with tifffile.TiffFile(file) as tiff:
         assert tiff.pages[0].tags[65000].value == "x" * 70_000 and not notes
+
+
+@pytest.mark.parametrize("kind", ["png", "tif", "webp", "lossy.webp", "jpg", "jpeg.tif"])
+def test_webp_is_lossless_for_a_lossless_scan(tmp_path: Path, kind: str) -> None:
+    options = {"webp": {"lossless": True}, "jpeg.tif": {"compression": "jpeg"}}.get(kind, {})
+    Image.fromarray(GREY).save(tmp_path / f"a.{kind}", **options)
+    scan = open_scan(tmp_path / f"a.{kind}")
+    assert scan.metadata.lossless == (kind in ("png", "tif", "webp"))
+    noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+    page = ColourPage(96, 128, [torch.from_numpy(noise).movedim(-1, 0) / 255], scan.metadata)
+    with (tmp_path / "out.webp").open("w+b") as stream:
+        write_copy(stream, [page], format_name="WEBP", bits=8)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out.webp")), noise) == scan.metadata.lossless

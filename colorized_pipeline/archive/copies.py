@@ -327,7 +327,8 @@ def _write_webp(stream: IO[bytes], parts: Iterable[_Strips]) -> None:
     Image.fromarray(part.array()).save(
         stream,
         format="WEBP",
-        quality=95,
+        lossless=part.metadata.lossless,
+        quality=75 if part.metadata.lossless else 95,  # of a lossless file this is effort
         method=4,
         icc_profile=srgb_profile(),
         exif=pack_block(part.exif) if part.exif else b"",

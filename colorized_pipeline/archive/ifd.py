@@ -105,8 +105,7 @@ def read_directory(stream: IO[bytes], offset: int, order: str, *, big: bool = Fa
             continue
         value = table[position + size - inline : position + size][:length]
         if length > inline:
-            stream.seek(int.from_bytes(value, "little" if order == "<" else "big"))
-            value = stream.read(length)
+            value = _read_at(stream, int.from_bytes(value, "little" if order == "<" else "big"), length)
         if len(value) < length:
             continue
         value = _little_endian(value, kind, order)
@@ -114,7 +113,7 @@ def read_directory(stream: IO[bytes], offset: int, order: str, *, big: bool = Fa
             pointer = int.from_bytes(value, "little")
             try:
                 found.children[code] = read_directory(stream, pointer, order, big=big, depth=depth + 1)
-            except struct.error:
+            except (struct.error, ValueError, OSError):  # it points to nowhere
                 continue
         else:
             found.tags[code] = (kind, value)
@@ -152,6 +151,14 @@ def pack_directory(directory: Directory, position: int, *, big: bool = False) ->
         kind = 2 if kind == _UTF8 else kind
         entries.append(struct.pack("<HHQ" if big else "<HHI", code, kind, numbers) + place)
     return head + b"".join(entries) + bytes(inline) + tail
+
+
+def _read_at(stream: IO[bytes], position: int, length: int) -> bytes:
+    try:
+        stream.seek(position)
+    except (ValueError, OSError):  # a damaged pointer, beyond what a file can be
+        return b""
+    return stream.read(length)
 
 
 def _little_endian(value: bytes, kind: int, order: str) -> bytes:

@@ -24,7 +24,8 @@ _COPYRIGHTED, _URL = 0x040A, 0x040B
 _CAPTION_DIGEST = 0x0425
 RESOURCES_IN_XMP = {_COPYRIGHTED, _URL, _CAPTION_DIGEST}
 _GEO_TAGS = {33550, 33920, 33922, 34264, 34735, 34736, 34737}
-_LAYERS_TAG = 37724
+_LAYERS_TAG, _COMPRESSION = 37724, 259
+_LOSSY_COMPRESSIONS = {6, 7, 34892, 50001, 50002, 34927}  # JPEG of three kinds, WebP, JPEG XL
 
 JP2_EXIF = b"JpgTiffExif->JP2"
 JP2_XMP = bytes.fromhex("BE7ACFCB97A942E89C71999491E3AFAC")
@@ -70,6 +71,7 @@ class Metadata:
         iptc: IPTC-IIM records, as they stand in the file.
         photoshop: Photoshop's other image resources, ``{number: data}``.
         texts: in the file's order.
+        lossless: the file keeps its pixels as they are; so does its copy, where a format can do both.
         notes: what had to be left out, in words for users.
     """
 
@@ -79,6 +81,7 @@ class Metadata:
     iptc: bytes | None = None
     photoshop: dict[int, bytes] = field(default_factory=dict)
     texts: list[Text] = field(default_factory=list)
+    lossless: bool = False
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -151,6 +154,7 @@ def read_metadata(file: Path, image: Image.Image, *, orientation: int = 1) -> Me
         damage = f"what it says about itself is damaged and can't all be read ({error})"
     metadata = Metadata(texts=[text for text in blocks.texts if len(text.text) <= _LONGEST_TEXT], notes=blocks.notes)
     long = [f"{text.keyword} ({len(text.text)} letters)" for text in blocks.texts if len(text.text) > _LONGEST_TEXT]
+    metadata.lossless = _is_lossless(file, image.format or "")
     if long:
         metadata.notes.append(f"left out, since they are too long for a label: texts {', '.join(long)}")
     if damage:
@@ -174,6 +178,7 @@ def read_page(stream: IO[bytes], offset: int, order: str, *, big: bool = False, 
     """What a page of a TIFF says about itself: its directory stands at ``offset``."""
     metadata = Metadata(exif=read_directory(stream, offset, order, big=big))
     tags = metadata.exif.tags
+    metadata.lossless = not {int(number) for number in metadata.exif.numbers(_COMPRESSION)} & _LOSSY_COMPRESSIONS
     _, packet = tags.pop(XMP_TAG, (1, b""))
     metadata.xmp = packet.strip(b"\0") or None
     kind, records = tags.pop(IPTC_TAG, (1, b""))
@@ -190,6 +195,13 @@ def read_page(stream: IO[bytes], offset: int, order: str, *, big: bool = False, 
 def tiff_pages(stream: IO[bytes]) -> list[tuple[int, str, bool]]:
     """Where the directories of a TIFF are, for :func:`read_page`."""
     return list(iterate_directories(stream))
+
+
+def _is_lossless(file: Path, format_name: str) -> bool:
+    if format_name == "WEBP":
+        with file.open("rb") as stream:
+            return b"VP8L" in stream.read(2**16)
+    return format_name in ("PNG", "BMP", "DIB", "PPM", "GIF", "JPEG2000")
 
 
 def _finish(metadata: Metadata, stated: tuple[float, float] | None, orientation: int) -> None:
