@@ -19,6 +19,7 @@ from colorized_pipeline.archive.scans import open_scan
 
 CASES = Path(__file__).parent / "cases"
 SUFFIXES = dict(zip(FORMATS, ("jpg", "png", "tif", "webp", "bmp", "ppm", "jp2"), strict=True))
+METADATA_CASES = ("utf8-captions", "tiff-gps-lost", "jp2-metadata-lost", "page-captions", "resolution-and-text-lost")
 GREY = np.arange(96 * 128, dtype=np.uint8).reshape(96, 128)
 
 if not shutil.which("exiftool"):
@@ -355,3 +356,28 @@ def test_webp_is_lossless_for_a_lossless_scan(tmp_path: Path, kind: str) -> None
     with (tmp_path / "out.webp").open("w+b") as stream:
         write_copy(stream, [page], format_name="WEBP", bits=8)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out.webp")), noise) == scan.metadata.lossless
+
+
+@pytest.mark.parametrize("start", range(4))
+def test_damaged_metadata_never_hide_a_picture(tmp_path: Path, start: int) -> None:
+    """Bytes anywhere in what a file says about itself: the rest is carried, and a copy is written."""
+    generator = np.random.default_rng(start)
+    sources = sorted(file for file in CASES.rglob("*.*") if file.suffix in (".jpg", ".png", ".jp2", ".webp", ".tif"))
+    sources = [file for file in sources if file.stat().st_size < 60_000 and file.parent.name in METADATA_CASES]
+    read = 0
+    for _ in range(100):
+        source, damaged = sources[generator.integers(len(sources))], tmp_path / "a"
+        content = bytearray(source.read_bytes())
+        for place in generator.integers(8, min(len(content), 3000), generator.integers(1, 20)):
+            content[place] = generator.integers(256)
+        damaged.write_bytes(content)
+        try:
+            scan = open_scan(damaged)
+        except (OSError, ValueError):  # its picture is hit
+            continue
+        if not all(0 < edge < 1000 for size in scan.sizes for edge in size):
+            continue
+        read += 1
+        copy(damaged, tmp_path, list(SUFFIXES)[generator.integers(len(SUFFIXES))])
+        assert len(scan.page_metadata) == len(scan.sizes)
+    assert read > 20
