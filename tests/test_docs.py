@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+
+from colorized_pipeline.cli import app as cli
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
@@ -81,3 +84,43 @@ def test_every_page_is_reached_from_the_readme() -> None:
                 ahead.append((document.parent / target).resolve())
     pages = {file for file in DOCUMENTS if file.is_relative_to(ROOT / "docs")} - {ROOT / "docs" / "index.md"}
     assert not {str(page.relative_to(ROOT)) for page in pages - reached}
+
+
+OTHERS = {  # options of programs that aren't ours
+    *("--nproc_per_node", "--standalone", "--multi_gpu", "--num_processes", "--num_machines", "--machine_rank"),
+    *("--main_process_ip", "--main_process_port", "--cpu", "--dynamo_backend", "--no-deps", "--array", "--gres"),
+    "--help",
+}
+
+
+@pytest.fixture(scope="module")
+def our_options() -> dict[str, set[str]]:
+    """Of each command of ``colorized``; under "" those of every command and script."""
+    commands = typer.main.get_command(cli)
+    found = {
+        name: {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        for name, command in commands.commands.items()  # type: ignore[attr-defined]
+    }
+    help_text = subprocess.run(
+        [sys.executable, "train_colorization.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    scripts = [file.read_text() for folder in ("scripts", "benchmarks") for file in (ROOT / folder).glob("*.py")]
+    found[""] = set().union(*found.values(), {"--version"})
+    found[""] |= set(re.findall(r"--[a-z0-9][\w-]*", help_text.stdout))
+    found[""] |= set(re.findall(r'"(--[a-z0-9][\w-]*)"', "\n".join(scripts)))
+    return found
+
+
+# What a log says of a run was true at that time
+@pytest.mark.parametrize(
+    "document", [file for file in DOCUMENTS if file.name not in ("training_log.md", "CHANGELOG.md")]
+)
+def test_options_in_documents_exist(document: Path, our_options: dict[str, set[str]]) -> None:
+    text = document.read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in text.splitlines():
+        command = re.match(r"colorized (\w+) ", line)
+        known = our_options[command[1]] if command else our_options[""] | OTHERS
+        for option in re.findall(
+            r"(?<![\w-])--[a-z0-9][\w-]*", re.sub(r"<!--|-->|#.*" if command else r"<!--|-->", "", line)
+        ):
+            assert option in known, f"{document.name}: {option} in {line!r}"
