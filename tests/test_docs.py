@@ -104,8 +104,10 @@ def our_options() -> dict[str, set[str]]:
     help_text = subprocess.run(
         [sys.executable, "train_colorization.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    scripts = [file.read_text() for folder in ("scripts", "benchmarks") for file in (ROOT / folder).glob("*.py")]
-    found[""] = set().union(*found.values(), {"--version"})
+    scripts = [
+        file.read_text() for folder in ("scripts", "benchmarks", "tests") for file in (ROOT / folder).glob("*.py")
+    ]
+    found[""] = set().union(*found.values(), *(parameter.opts for parameter in commands.params))
     found[""] |= set(re.findall(r"--[a-z0-9][\w-]*", help_text.stdout))
     found[""] |= set(re.findall(r'"(--[a-z0-9][\w-]*)"', "\n".join(scripts)))
     return found
@@ -124,3 +126,11 @@ def test_options_in_documents_exist(document: Path, our_options: dict[str, set[s
             r"(?<![\w-])--[a-z0-9][\w-]*", re.sub(r"<!--|-->|#.*" if command else r"<!--|-->", "", line)
         ):
             assert option in known, f"{document.name}: {option} in {line!r}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
+def test_files_that_are_named_exist(document: Path) -> None:
+    """Of the project's own folders; what `git show` prints was there once."""
+    text = re.sub(r"git show \S+", "", document.read_text(encoding="utf-8"))
+    for name in re.findall(r"\b(?:docs|scripts|tests|benchmarks|colorized_pipeline)/[\w./-]*\w\.\w+", text):
+        assert (ROOT / name).exists(), f"{document.name}: {name}"
