@@ -327,7 +327,7 @@ class Network:
 
         return FAST_CHECKPOINT if self.fast else self.checkpoint
 
-    def load(self, device: str | None) -> "tuple[ColorizationPipeline, dict[str, str]]":
+    def load(self, device: str | None) -> "tuple[ColorizationPipeline, dict[str, Any]]":
         """The pipeline, and for the label: its digest, and the program and precision that run its UNet, in words."""
         import torch
 
