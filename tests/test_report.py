@@ -211,8 +211,11 @@ def test_figures_repeat_and_name_their_weights(photos: Path) -> None:
     assert not {"variants", "bound", "film", "edges"} & first.figures.keys()
     assert again.figures == first.figures
     assert np.array_equal(np.asarray(again.sheet), np.asarray(first.sheet))
-    quick = judge(pipe, little_set(photos))
+    quick = judge(pipe, little_set(photos), precision="float32")
     assert quick == {key: value for key, value in first.figures["rows"][OURS].items() if "lite0" not in key}
+    half = evaluate(make_pipeline(), little_set(photos), extent=QUICK, precision="bfloat16").figures
+    assert half["weights"] == first.figures["weights"] and half["precision"] == "bfloat16"
+    assert half["rows"][OURS] != quick and half["rows"][OURS] == pytest.approx(quick, rel=0.2, abs=0.02)
     with torch.no_grad():
         next(pipe.unet.parameters()).add_(0.1)
     assert weights_digest(pipe) != first.figures["weights"]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Checkpoint, Device, Guidance, Steps, command
+from .options import Checkpoint, Device, Guidance, Precision, Steps, command
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Drawing:
     steps: Steps = None
     guidance: Guidance = None
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0
+    precision: Annotated[
+        Precision,
+        typer.Option(help="Of the networks' arithmetic; bfloat16 is faster, and all but the same colours."),
+    ] = Precision.float32
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,7 @@ def evaluate(
         steps=drawing.steps,
         guidance=drawing.guidance,
         seed=drawing.seed,
+        precision=drawing.precision.value,
         extent=QUICK if measures.quick else extent,
         beside=beside,
         cache=cache,

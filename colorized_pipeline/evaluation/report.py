@@ -166,6 +166,7 @@ def evaluate(
     steps: int | None = None,
     guidance: float | None = None,
     seed: int = 0,
+    precision: str = "float32",
     extent: Extent = Extent(),
     beside: dict[str, ColorizationPipeline] | None = None,
     cache: Path | None = None,
@@ -179,6 +180,7 @@ def evaluate(
         steps: denoising steps; the checkpoint's default if None.
         guidance: guidance scale; the checkpoint's default if None.
         seed: of everything that is drawn.
+        precision: of the UNets' arithmetic, ``"float32"`` or ``"bfloat16"``; they stay in it.
         extent: what is measured, on how many photos.
         beside: checkpoints to compare with, by name (a regression twin, the first generation), with their defaults.
         cache: folder for features of photos.
@@ -188,6 +190,9 @@ def evaluate(
     guidance = pipe.config.default_guidance if guidance is None else guidance
     others = {name: Model(other) for name, other in (beside or {}).items()}
     models = {**others, OURS: Model(pipe, steps, guidance)}
+    weights = {name: weights_digest(model.pipe) for name, model in models.items()}  # before they are rounded
+    for model in models.values():
+        model.pipe.unet.to(getattr(torch, precision)).to(memory_format=torch.channels_last)
     comparison = Comparison(photos, networks=extent.networks, cache=cache)
     rows = {"grey": comparison.gray_figures}
     if extent.baselines:
@@ -210,10 +215,11 @@ def evaluate(
         "guidance": guidance,
         "chroma_spread": pipe.config.chroma_spread,
         "scheduler": type(pipe.scheduler).__name__,
+        "precision": precision,
         "seed": seed,
         "version": __version__,
-        "weights": weights_digest(pipe),
-        "beside": {name: weights_digest(other.pipe) for name, other in others.items()},
+        "weights": weights[OURS],
+        "beside": {name: weights[name] for name in others},
         "hardware": hardware(pipe.device),
         "rows": rows,
         "not_measured": {},
@@ -234,7 +240,15 @@ def evaluate(
     return report
 
 
-def judge(pipe: ColorizationPipeline, photos: PhotoSet, *, seed: int = 0, cache: Path | None = None) -> Figures:
+def judge(
+    pipe: ColorizationPipeline,
+    photos: PhotoSet,
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    precision: str = "bfloat16",
+    cache: Path | None = None,
+) -> Figures:
     """What chooses between checkpoints, without the costly parts: the measures of this checkpoint's row.
 
     >>> from colorized_pipeline.evaluation.photos import read_photos
@@ -242,7 +256,8 @@ def judge(pipe: ColorizationPipeline, photos: PhotoSet, *, seed: int = 0, cache:
     >>> photos = read_photos(open_source(["general/validation-*.parquet"]), name="general")
     >>> judge(load_default(), photos)["fd_lite2"]
     """
-    return evaluate(pipe, photos, seed=seed, extent=QUICK, cache=cache).figures["rows"][OURS]
+    report = evaluate(pipe, photos, steps=steps, seed=seed, precision=precision, extent=QUICK, cache=cache)
+    return report.figures["rows"][OURS]
 
 
 def _baselines(model: Model, comparison: Comparison, *, seed: int) -> dict[str, Figures]:

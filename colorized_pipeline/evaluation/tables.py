@@ -42,7 +42,8 @@ def markdown(figures: dict[str, Any]) -> str:
     rows = figures["rows"]
     sections = [
         f"{figures['set']}: {figures['photos']} photos, {figures['crop']}; {figures['steps']} steps of "
-        f"{figures['scheduler']}, guidance {figures['guidance']:g}, seed {figures['seed']}; {figures['hardware']}; "
+        f"{figures['scheduler']}, guidance {figures['guidance']:g}, seed {figures['seed']}, {figures['precision']}; "
+        f"{figures['hardware']}; "
         f"weights `{figures['weights']}`.",
         *(f"{name}: weights `{digest}`." for name, digest in figures["beside"].items()),
     ]
