@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from transformers import AutoModel, PreTrainedModel
@@ -57,6 +58,19 @@ def load_pipeline(
         return pipe.to(chosen)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ValueError(f"device {chosen!r} can't be used here ({error}); try cpu") from error
+
+
+def load_with_own_code(folder: str | Path, *, device: str | None = "cpu") -> DiffusionPipeline:
+    """A saved pipeline of another version on its device, by the code that lies beside its weights. Errors as above."""
+    if not (Path(folder) / "pipeline.py").is_file():
+        raise ValueError(f"checkpoint {folder} has no pipeline.py beside its weights, so no code of its own")
+    try:
+        _check_folder(Path(folder))
+        code: dict[str, Any] = dict(custom_pipeline=str(folder), trust_remote_code=True)
+        pipe = DiffusionPipeline.from_pretrained(str(folder), use_safetensors=True, local_files_only=True, **code)
+    except _TROUBLES as error:
+        raise ValueError(f"checkpoint {folder} can't be loaded: {_reason(error, str(folder))}") from error
+    return pipe.to(device or best_device())
 
 
 def load_encoder(source: str | Path) -> PreTrainedModel:

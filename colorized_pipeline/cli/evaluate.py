@@ -49,6 +49,14 @@ class Measures:
             show_default=False,
         ),
     ] = None
+    own_code: Annotated[
+        bool,
+        typer.Option(
+            "--own-code",
+            help="Run the pipeline code in the folders of --beside, for checkpoints of another version. It is a "
+            "program: only from folders you trust.",
+        ),
+    ] = False
     fast: Annotated[bool, typer.Option("--fast", help="Also a row of the package's distilled checkpoint.")] = False
     quick: Annotated[
         bool, typer.Option("--quick", help="Only the checkpoints' rows, by Lite2 alone: to choose between them.")
@@ -94,7 +102,7 @@ def evaluate(
     except ImportError as error:
         raise ImportError(f"{error}; evaluating needs: pip install 'colorized[train,evaluate]'") from error
     from .. import FAST_CHECKPOINT
-    from ..loading import load_pipeline, quieten_libraries
+    from ..loading import load_pipeline, load_with_own_code, quieten_libraries
 
     quieten_libraries()
     if any("*" in photo or Path(photo).exists() for photo in photos):
@@ -104,10 +112,11 @@ def evaluate(
     else:
         raise ValueError(f"{', '.join(photos)}: no such files; and of datasets on the Hub only one is taken at a time")
     pipe = load_pipeline(checkpoint, device=device)
-    named = [_named_checkpoint(text) for text in measures.beside or ()]
+    load = load_with_own_code if measures.own_code else load_pipeline
+    named = dict(_named_checkpoint(text) for text in measures.beside or ())
+    beside = {name: load(other, device=device) for name, other in named.items()}
     if measures.fast:
-        named.append(("COLORIZED, fast", str(FAST_CHECKPOINT)))
-    beside = {name: load_pipeline(other, device=device) for name, other in named}
+        beside["COLORIZED, fast"] = load_pipeline(FAST_CHECKPOINT, device=device)
     for shown in (pipe, *beside.values()):
         shown.set_progress_bar_config(desc="denoising", leave=False)
     extent = Extent(

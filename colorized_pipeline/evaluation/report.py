@@ -1,6 +1,7 @@
 """``colorized evaluate``: a checkpoint on colour photos, beside its baselines. PARTS lists what is measured."""
 
 import hashlib
+import inspect
 import json
 import os
 import platform
@@ -109,8 +110,9 @@ class Model:
         return rgb_to_lab(pictures), torch.stack(result.uncertainty)
 
     def _draw(self, grays: list[torch.Tensor], **options: Any) -> ColorizationPipelineOutput:
-        # Crops have no borders to look for
-        drawing = dict(num_inference_steps=self.steps, guidance_scale=self.guidance, borders=False, output_type="pt")
+        drawing = dict(num_inference_steps=self.steps, guidance_scale=self.guidance, output_type="pt")
+        if "borders" in inspect.signature(self.pipe.__call__).parameters:  # the first generation has no such argument
+            drawing["borders"] = False  # crops have none
         return self.pipe(grays, **drawing, **options)
 
 
