@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Checkpoint, Device, Guidance, Precision, Steps, command
+if TYPE_CHECKING:
+    from ..evaluation.photos import PhotoSet
+    from ..evaluation.report import Extent
+
+from .options import Checkpoint, Device, Guidance, Precision, Steps, command, named_checkpoint
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,28 @@ class Photos:
             "--sharp", help="Scale the shorter side to the crop's edge, and leave out photos under twice that size."
         ),
     ] = False
+
+    def read(self, photos: list[str]) -> "PhotoSet":
+        """The photos, from disk or from the Hub."""
+        from ..evaluation.photos import read_photos
+        from ..training.sources import open_hub_source, open_source
+
+        if any("*" in photo or Path(photo).exists() for photo in photos):
+            source = open_source(photos)
+        elif len(photos) == 1:
+            source = open_hub_source(photos[0], split=self.split)
+        else:
+            names = ", ".join(photos)
+            raise ValueError(f"{names}: no such files; and of datasets on the Hub only one is taken at a time")
+        return read_photos(
+            source,
+            name=", ".join("/".join(Path(photo).parts[-2:]) for photo in photos),
+            resolution=self.resolution,
+            sharp=self.sharp,
+            group_column=self.group_column,
+            limit=self.limit,
+            progress=True,
+        )
 
 
 @dataclass(frozen=True)
@@ -70,6 +96,23 @@ class Measures:
     ] = True
     fid: Annotated[bool, typer.Option("--fid", help="Also standard FID; needs torch-fidelity and a network.")] = False
 
+    def extent(self) -> "Extent":
+        """The same as the evaluation takes it."""
+        from ..evaluation.report import QUICK, Extent
+
+        return (
+            QUICK
+            if self.quick
+            else Extent(
+                variants=self.variants,
+                variant_photos=self.variant_photos,
+                edge_photos=self.edge_photos,
+                bound_photos=self.bound_photos,
+                film=self.film,
+                fid=self.fid,
+            )
+        )
+
 
 @command
 def evaluate(
@@ -94,55 +137,31 @@ def evaluate(
     Needs `pip install 'colorized\[train,evaluate]'`.
     """
     try:
-        from ..evaluation.photos import read_photos
-        from ..evaluation.report import QUICK, Extent
         from ..evaluation.report import evaluate as measure
         from ..evaluation.tables import write_card
-        from ..training.sources import open_hub_source, open_source
     except ImportError as error:
         raise ImportError(f"{error}; evaluating needs: pip install 'colorized[train,evaluate]'") from error
     from .. import FAST_CHECKPOINT
     from ..loading import load_pipeline, load_with_own_code, quieten_libraries
 
     quieten_libraries()
-    if any("*" in photo or Path(photo).exists() for photo in photos):
-        source = open_source(photos)
-    elif len(photos) == 1:
-        source = open_hub_source(photos[0], split=chosen.split)
-    else:
-        raise ValueError(f"{', '.join(photos)}: no such files; and of datasets on the Hub only one is taken at a time")
+    known = chosen.read(photos)
     pipe = load_pipeline(checkpoint, device=device)
     load = load_with_own_code if measures.own_code else load_pipeline
-    named = dict(_named_checkpoint(text) for text in measures.beside or ())
+    named = dict(named_checkpoint(text) for text in measures.beside or ())
     beside = {name: load(other, device=device) for name, other in named.items()}
     if measures.fast:
         beside["COLORIZED, fast"] = load_pipeline(FAST_CHECKPOINT, device=device)
     for shown in (pipe, *beside.values()):
         shown.set_progress_bar_config(desc="denoising", leave=False)
-    extent = Extent(
-        variants=measures.variants,
-        variant_photos=measures.variant_photos,
-        edge_photos=measures.edge_photos,
-        bound_photos=measures.bound_photos,
-        film=measures.film,
-        fid=measures.fid,
-    )
     report = measure(
         pipe,
-        read_photos(
-            source,
-            name=", ".join("/".join(Path(photo).parts[-2:]) for photo in photos),
-            resolution=chosen.resolution,
-            sharp=chosen.sharp,
-            group_column=chosen.group_column,
-            limit=chosen.limit,
-            progress=True,
-        ),
+        known,
         steps=drawing.steps,
         guidance=drawing.guidance,
         seed=drawing.seed,
         precision=drawing.precision.value,
-        extent=QUICK if measures.quick else extent,
+        extent=measures.extent(),
         beside=beside,
         cache=cache,
         on_part=lambda report: report.save(output),
@@ -150,10 +169,3 @@ def evaluate(
     for card in write_cards or ():
         write_card(card, report.figures)
     typer.echo((output / "report.md").read_text())
-
-
-def _named_checkpoint(text: str) -> tuple[str, str]:
-    name, equals, checkpoint = text.partition("=")
-    if not (name and equals and checkpoint):
-        raise ValueError(f"--beside {text}: give NAME=CHECKPOINT, e.g. twin=runs/twin/best")
-    return name, checkpoint

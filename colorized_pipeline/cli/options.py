@@ -39,6 +39,14 @@ class Precision(str, Enum):
     bfloat16 = "bfloat16"
 
 
+def named_checkpoint(text: str) -> tuple[str, str]:
+    """``NAME=CHECKPOINT`` as a pair."""
+    name, equals, checkpoint = text.partition("=")
+    if not (name and equals and checkpoint):
+        raise ValueError(f"--beside {text}: give NAME=CHECKPOINT, e.g. twin=runs/twin/best")
+    return name, checkpoint
+
+
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """A function as a command: errors are one line, and each parameter that is a dataclass stands for its fields.
 

@@ -138,10 +138,8 @@ def read_photos(
         kept.append(index)
         sides.append(min(lab8.shape[-2:]))
     if len(crops) < 2:
-        some = ", ".join(left_out[:5])
-        raise ValueError(f"{name}: {len(crops)} usable colour photos, and at least 2 are needed; left out: {some}")
-    about = ("source", "subject")
-    sources, subjects = (_labels(source, column, kept) for column in about)
+        raise ValueError(f"{name}: {len(crops)} usable colour photos, at least 2 are needed; left out: {left_out[:5]}")
+    sources, subjects = (_labels(source, column, kept) for column in ("source", "subject"))
     return PhotoSet(
         name=name,
         truth=torch.stack(crops),

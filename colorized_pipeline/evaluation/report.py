@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from .._version import __version__
+from ..batch.sheets import in_rows, paint_sheet
 from ..diffusion.color import L_MAX, downsample_chroma, fit_gamut, lab_to_rgb, lightness_to_gray, rgb_to_lab
 from ..diffusion.pipeline import ColorizationPipeline, ColorizationPipelineOutput
 from .bound import NoiseSchedule, VariationalBound, mean_and_error, variational_bound
@@ -196,33 +197,12 @@ def evaluate(
     for model in models.values():
         model.pipe.unet.to(getattr(torch, precision)).to(memory_format=torch.channels_last)
     comparison = Comparison(photos, networks=extent.networks, cache=cache)
-    rows = {"grey": comparison.gray_figures}
-    if extent.baselines:
-        rows |= _baselines(models[OURS], comparison, seed=seed)
-    for name, model in models.items():
-        drawn = colorize(model.pipe, photos.lightness, steps=model.steps, guidance=model.guidance, seed=seed)
-        shown = comparison.show(drawn)
-        rows[name] = comparison.figures(shown)
-    if any(photos.classes):
-        rows["true colours"] = {"top1": comparison.case(comparison.truth).top1()}
+    rows, shown = _rows(models, comparison, extent=extent, seed=seed)
     figures: dict[str, Any] = {
-        "set": photos.name,
-        "photos": len(photos),
-        "left_out": list(photos.left_out),
-        "crop": photos.crop,
-        "resolution": photos.resolution,
-        "classes": sum(map(bool, photos.classes)),
-        "faces": sum(photos.faces),
-        "steps": steps,
-        "guidance": guidance,
-        "chroma_spread": pipe.config.chroma_spread,
-        "scheduler": type(pipe.scheduler).__name__,
+        **_describe(photos, models[OURS], seed=seed),
         "precision": precision,
-        "seed": seed,
-        "version": __version__,
         "weights": weights[OURS],
         "beside": {name: weights[name] for name in others},
-        "hardware": hardware(pipe.device),
         "rows": rows,
         "not_measured": {},
     }
@@ -260,6 +240,43 @@ def judge(
     """
     report = evaluate(pipe, photos, steps=steps, seed=seed, precision=precision, extent=QUICK, cache=cache)
     return report.figures["rows"][OURS]
+
+
+def _describe(photos: PhotoSet, model: Model, *, seed: int) -> dict[str, Any]:
+    """What gave the figures."""
+    return {
+        "set": photos.name,
+        "photos": len(photos),
+        "left_out": list(photos.left_out),
+        "crop": photos.crop,
+        "resolution": photos.resolution,
+        "classes": sum(map(bool, photos.classes)),
+        "faces": sum(photos.faces),
+        "steps": model.steps,
+        "guidance": model.guidance,
+        "chroma_spread": model.pipe.config.chroma_spread,
+        "scheduler": type(model.pipe.scheduler).__name__,
+        "seed": seed,
+        "version": __version__,
+        "hardware": hardware(model.pipe.device),
+    }
+
+
+def _rows(
+    models: dict[str, Model], comparison: Comparison, *, extent: Extent, seed: int
+) -> tuple[dict[str, Figures], Shown]:
+    """The table of rows, baselines first and ours last, and our colours."""
+    photos = comparison.photos
+    rows = {"grey": comparison.gray_figures}
+    if extent.baselines:
+        rows |= _baselines(models[OURS], comparison, seed=seed)
+    for name, model in models.items():
+        drawn = colorize(model.pipe, photos.lightness, steps=model.steps, guidance=model.guidance, seed=seed)
+        shown = comparison.show(drawn)
+        rows[name] = comparison.figures(shown)
+    if any(photos.classes):
+        rows["true colours"] = {"top1": comparison.case(comparison.truth).top1()}
+    return rows, shown
 
 
 def _baselines(model: Model, comparison: Comparison, *, seed: int) -> dict[str, Figures]:
@@ -473,19 +490,14 @@ def contact_sheet(results: torch.Tensor, truth: torch.Tensor) -> Image.Image:
     """Best, median and worst photos by CIEDE2000, each as grey, result and truth."""
     errors = in_batches(lambda result, lab: delta_e(rgb_to_lab(result), lab), results, truth)
     order = errors.argsort().tolist()
-    shown = min(_SHEET_PHOTOS, len(order))
-    middle = (len(order) - shown) // 2
-    parts = {"best": order[:shown], "median": order[middle : middle + shown], "worst": order[-shown:]}
-    edge, caption = truth.shape[-1], 14
-    sheet = Image.new("RGB", (4 * 3 * edge, 3 * 2 * (edge + caption)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for part, (title, indices) in enumerate(parts.items()):
-        for place, index in enumerate(indices):
+    count = min(_SHEET_PHOTOS, len(order))
+    middle = (len(order) - count) // 2
+    parts = {"best": order[:count], "median": order[middle : middle + count], "worst": order[-count:]}
+    triples, captions = [], []
+    for title, indices in parts.items():
+        for index in indices:
             lab = truth[index : index + 1]
             row = (gray_baseline(lab)[0], results[index], lab_to_rgb(lab)[0].clamp(0, 1))
-            triple = torch.cat(row, dim=-1).movedim(0, -1)
-            left, top = place % 4 * 3 * edge, (2 * part + place // 4) * (edge + caption)
-            text = f"{title}: CIEDE2000 {errors[index]:.1f}  (grey, result, truth)"
-            draw.text((left + 2, top + 1), text, fill="black")
-            sheet.paste(Image.fromarray((triple * 255).round().byte().numpy()), (left, top + caption))
-    return sheet
+            triples.append(torch.cat(row, dim=-1))
+            captions.append(f"{title}: CIEDE2000 {errors[index]:.1f}  (grey, result, truth)")
+    return paint_sheet(in_rows(triples, 4), captions=in_rows(captions, 4))
