@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
-from . import checkpoints, colorize, evaluate, inspect, page, publish, sheet
+from . import checkpoints, colorize, evaluate, inspect, page, publish
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -36,7 +36,7 @@ app.command(rich_help_panel=_PHOTOS)(inspect.inspect)
 app.command(rich_help_panel=_PHOTOS)(publish.publish)
 app.command("app", rich_help_panel=_PHOTOS)(page.serve_page)
 app.command(rich_help_panel=_CHECKPOINTS)(evaluate.evaluate)
-app.command(rich_help_panel=_CHECKPOINTS)(sheet.sheet)
+app.command(rich_help_panel=_CHECKPOINTS)(evaluate.sheet)
 app.command(rich_help_panel=_CHECKPOINTS)(checkpoints.push)
 app.command(rich_help_panel=_CHECKPOINTS)(checkpoints.export)
 app.command(rich_help_panel=_CHECKPOINTS)(checkpoints.package)
