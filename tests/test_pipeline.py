@@ -364,17 +364,24 @@ def test_save_and_load_round_trip(pipe: ColorizationPipeline, tmp_path: Path) ->
 
 
 def test_checkpoint_brings_its_own_code(pipe: ColorizationPipeline, tmp_path: Path) -> None:
-    """With diffusers alone, in a fresh process that can't import this package."""
+    """With diffusers alone, in a fresh process that can't import this package or what only some files need."""
     folder = tmp_path / "checkpoint"
     pipe.save_pretrained(folder)
+    for name in ("a.jpg", "a.png", "a.tif"):
+        photo(40, 50).save(tmp_path / name)
     script = f"""
 import sys
 sys.path = [p for p in sys.path if p]
-sys.modules["colorized_pipeline"] = None
+for name in ("colorized_pipeline", "tifffile", "imagecodecs", "pillow_heif"):
+    sys.modules[name] = None
 from diffusers import DiffusionPipeline
 pipe = DiffusionPipeline.from_pretrained({str(folder)!r}, custom_pipeline={str(folder)!r}, trust_remote_code=True)
 import numpy as np
-print(type(pipe).__name__, pipe(np.full((40, 50), 0.5)).images[0].size)
+print(type(pipe).__name__, *[pipe(one).images[0].size for one in (np.full((40, 50), 0.5), "a.jpg", "a.png")])
+try:
+    pipe("a.tif")
+except ValueError as error:
+    print(error)
 """
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -383,7 +390,10 @@ print(type(pipe).__name__, pipe(np.full((40, 50), 0.5)).images[0].size)
         capture_output=True,
         text=True,
     )
-    assert done.stdout.strip() == "ColorizationPipeline (50, 40)", done.stderr
+    expected = (
+        "ColorizationPipeline (50, 40) (50, 40) (50, 40)\na.tif: TIFF needs one more package: pip install tifffile"
+    )
+    assert done.stdout.strip() == expected, done.stderr
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
