@@ -415,3 +415,19 @@ def read_pixels(file: Path) -> np.ndarray:
         with tifffile.TiffFile(file) as tiff:
             return tiff.pages[0].asarray()
     return np.asarray(Image.open(file))
+
+
+def test_time_stamps_of_the_scans(run) -> None:
+    make_photos(Path("in"), 2)
+    for number, file in enumerate(sorted(Path("in").rglob("*.*"))):
+        os.utime(file, (1e9 + number, 1e9 + number))
+    assert run("in", "-o", "out", "-r", "--keep-times").exit_code == 0
+    assert run("in", "-o", "now", "-r").exit_code == 0
+    for file in (file for file in Path("in").rglob("*.*") if file.is_file()):
+        name = file.relative_to("in")
+        assert (
+            (Path("out") / name).stat().st_mtime_ns
+            == file.stat().st_mtime_ns
+            != (Path("now") / name).stat().st_mtime_ns
+        )
+    assert "0 of 2" in run("in", "-o", "out", "-r", "--keep-times").stdout  # and they are known as done

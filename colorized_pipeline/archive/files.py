@@ -278,13 +278,14 @@ class NewFile:
     Args:
         target: replaced if it exists.
         temporary: folder for its first name, on the same file system; the target's own if not given.
+        times_of: a file whose time stamps it gets.
 
     Raises:
         OSError: if it can't be written; the message names ``target``.
     """
 
-    def __init__(self, target: Path, *, temporary: Path | None = None) -> None:
-        self.target = target
+    def __init__(self, target: Path, *, temporary: Path | None = None, times_of: Path | None = None) -> None:
+        self.target, self._times_of = target, times_of
         self._sha256 = ""
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -312,6 +313,9 @@ class NewFile:
                 if not self._sha256:
                     self.finish()
                 self._path.chmod(0o666 & ~_UMASK)  # mkstemp's files are private; a result is an ordinary file
+                if self._times_of:
+                    status = self._times_of.stat()
+                    os.utime(self._path, ns=(status.st_atime_ns, status.st_mtime_ns))
                 self._path.replace(self.target)
                 _sync_folder(self.target.parent)
         except OSError as trouble:

@@ -52,6 +52,7 @@ class Batch:
         temporary: folder for unfinished files.
         overwrite: replace files that exist already and aren't known results.
         signer: adds a signed C2PA manifest to each result.
+        keep_times: copies get the time stamps of their scans.
     """
 
     def __init__(
@@ -64,10 +65,13 @@ class Batch:
         temporary: Path | None = None,
         overwrite: bool = False,
         signer: Signer | None = None,
+        keep_times: bool = False,
     ) -> None:
         self.pipe, self.settings, self.output = pipe, settings, output
         self.manifest, self.overwrite = manifest, overwrite
-        self.writer = Writer(pipe, settings, manifest=manifest, temporary=temporary, signer=signer)
+        self.writer = Writer(
+            pipe, settings, manifest=manifest, temporary=temporary, signer=signer, keep_times=keep_times
+        )
         self._on_cpu = pipe.device.type == "cpu"  # where the network's work is most of the work
         self._samplers = _cores() if self._on_cpu else 1
         self._palette = pipe.read_palette(settings.reference) if settings.reference else None

@@ -51,6 +51,7 @@ class Writer:
         manifest: where results are recorded.
         temporary: folder for unfinished files.
         signer: adds a signed C2PA manifest to each copy.
+        keep_times: copies get the time stamps of their scans.
     """
 
     pipe: ColorizationPipeline
@@ -58,6 +59,7 @@ class Writer:
     manifest: Manifest | None = None
     temporary: Path | None = None
     signer: Signer | None = None
+    keep_times: bool = False
 
     def write(self, photo: OpenPhoto) -> None:
         """All results of a photo whose every row is drawn."""
@@ -90,7 +92,8 @@ class Writer:
 
     def write_copy(self, photo: OpenPhoto, copy: Copy, **facts: Any) -> None:
         """Write one colour copy; ``facts`` are recorded with it."""
-        with NewFile(copy.target, temporary=self.temporary) as new:
+        times_of = photo.job.source if self.keep_times else None
+        with NewFile(copy.target, temporary=self.temporary, times_of=times_of) as new:
             if self.signer is None:
                 self._write_pages(new.stream, photo, copy)
             else:

@@ -90,6 +90,9 @@ class Files:
     ] = FileFormat.same
     pages: Annotated[Pages, typer.Option(help="Which pages of a TIFF.")] = Pages.all
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist already.")] = False
+    keep_times: Annotated[
+        bool, typer.Option("--keep-times", help="Colour copies get the time stamps of their scans.")
+    ] = False
     max_megapixels: Annotated[
         float, typer.Option(min=0.0, help="Refuse larger photos: they may be small files made to fill the memory.")
     ] = 300
@@ -415,6 +418,7 @@ def colorize(
             temporary=temporary,
             overwrite=files.overwrite,
             signer=signer,
+            keep_times=files.keep_times,
         )
         for note in found.notes if part.is_first else ():
             say(f"Note: {note}")
