@@ -370,7 +370,7 @@ def start(options: Options) -> Run:
     except (ValueError, OSError) as error:
         raise SystemExit(str(error)) from None
     record["photos"] = photos.digests()
-    refuse_other_settings(record, state, names=["photos"])
+    refuse_other_photos(record, state)
 
     pipe.set_progress_bar_config(disable=True)
     unet = pipe.unet.train().requires_grad_(True)
@@ -412,13 +412,24 @@ def refuse_overwriting(output: OutputOptions) -> None:
         )
 
 
-def refuse_other_settings(record: dict[str, Any], state: dict[str, Any], names: list[str] | None = None) -> None:
+def refuse_other_settings(record: dict[str, Any], state: dict[str, Any]) -> None:
     """Raises ``SystemExit`` if this run isn't the one that it resumes."""
-    names = names or [*fixed_on_resume(), "num_processes"]
+    names = [*fixed_on_resume(), "num_processes"]
     changed = [name for name in names if name in state and state[name] != record[name]]
     if changed:
         values = ", ".join(f"{name}: {state[name]} then, {record[name]} now" for name in changed)
         raise SystemExit(f"can't resume with other settings ({values}); use the same, or --init_from in a new folder")
+
+
+def refuse_other_photos(record: dict[str, Any], state: dict[str, Any]) -> None:
+    """Raises ``SystemExit`` if a source's photos aren't those that the resumed run began with, in the same split."""
+    began = state.get("photos", record["photos"])
+    changed = [name for name, digest in record["photos"].items() if began.get(name) != digest]
+    if changed or began.keys() != record["photos"].keys():
+        raise SystemExit(
+            f"can't resume with other photos (source {', '.join(changed) or 'missing'}) than the run began with; give "
+            "the same, or --init_from in a new folder"
+        )
 
 
 def open_background_push(output: OutputOptions) -> BackgroundPush:
