@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from colorized_pipeline import ColorizationPipeline
+from colorized_pipeline.diffusion.pipeline import CODE_FILES
 from colorized_pipeline.training.options import fixed_on_resume, parse_options
 
 ROOT = Path(__file__).parents[1]
@@ -94,17 +95,7 @@ def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_files_of_a_run(finished: Path) -> None:
     assert {path.name for path in finished.iterdir()} == {
         *("checkpoint-3", "checkpoint-6", "best", "logs", "samples", "run.json", "validation.jsonl"),
-        *(
-            "model_index.json",
-            "unet",
-            "scheduler",
-            "pipeline.py",
-            "bands.py",
-            "color.py",
-            "hints.py",
-            "steering.py",
-            "variants.py",
-        ),
+        *("model_index.json", "unet", "scheduler", *CODE_FILES),
     }
     rows = [json.loads(line) for line in (finished / "validation.jsonl").read_text().splitlines()]
     assert [(row["step"], row["photos_seen"]) for row in rows] == [(3, 12), (6, 24)]
