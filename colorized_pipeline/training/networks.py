@@ -131,8 +131,8 @@ def _with_detail(pipe: ColorizationPipeline, model: ModelOptions) -> Colorizatio
             f"{pipe.config.detail_scales}; leave it out"
         )
     unet = widen_unet(pipe.unet, _chroma_channels(model))
-    parts = {**pipe.components, "unet": unet}
-    config = {name: value for name, value in pipe.config.items() if name not in parts and not name.startswith("_")}
+    parts = {"unet": unet, "scheduler": pipe.scheduler, "image_encoder": pipe.image_encoder}
+    config = {name: value for name, value in pipe.config.items() if not name.startswith("_")}
     return ColorizationPipeline(**{**config, **parts, "detail_scales": model.detail_scales})
 
 
