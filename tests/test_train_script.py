@@ -1,6 +1,8 @@
 """The training script, really run: ``accelerate launch`` and ``torchrun`` in subprocesses on a tiny model."""
 
+import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -14,12 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from conftest import make_encoder
 from diffusers import DDIMScheduler
 from photos import make_folder, make_parquet
 from PIL import Image
 from safetensors.torch import load_file
 
+import train_colorization
 from colorized_pipeline import ColorizationPipeline
 from colorized_pipeline.diffusion.pipeline import CODE_FILES
 from colorized_pipeline.training.options import fixed_on_resume, parse_options
@@ -67,6 +71,29 @@ def run(words: list[str], *, expect: int = 0, **environment: str) -> str:
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == expect, done.stderr[-3000:]
     return done.stderr
+
+
+def run_here(words: list[str], *, expect: int = 0) -> str:
+    """The script's main in this process, which is faster: what it logs, and says when it ends with status 1."""
+    assert words[: len(PLAIN)] == PLAIN
+    stream = io.StringIO()
+    handler, root = logging.StreamHandler(stream), logging.getLogger()
+    before, handlers = root.level, {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    said: object = None
+    try:
+        train_colorization.main(words[len(PLAIN) :])
+    except SystemExit as stopped:
+        said = stopped.code
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(before)
+        for number, previous in handlers.items():
+            signal.signal(number, previous)
+    assert isinstance(said, str) == bool(expect), said
+    return stream.getvalue() + (said if isinstance(said, str) else "")
 
 
 def weights(output: Path) -> dict[str, torch.Tensor]:
@@ -190,19 +217,19 @@ def test_signals_save_and_exit(photos: Path, tmp_path: Path, number: signal.Sign
 
 
 def test_stops_after_the_given_time_resumably(photos: Path, tmp_path: Path) -> None:
-    run(command(photos, tmp_path / "run", max_train_minutes=0.0001, report_to="none"))
+    run_here(command(photos, tmp_path / "run", max_train_minutes=0.0001, report_to="none"))
     assert (tmp_path / "run" / "checkpoint-1" / "COMPLETE").is_file()
     assert not (tmp_path / "run" / "logs").exists()
-    log = run(command(photos, tmp_path / "run", resume_from_checkpoint="latest", report_to="none"))
+    log = run_here(command(photos, tmp_path / "run", resume_from_checkpoint="latest", report_to="none"))
     assert "step 6 of 6" in log
     # and once more, when there is nothing left to do
     before = weights(tmp_path / "run")
-    run(command(photos, tmp_path / "run", resume_from_checkpoint="latest", report_to="none"))
+    run_here(command(photos, tmp_path / "run", resume_from_checkpoint="latest", report_to="none"))
     assert all(torch.equal(before[name], value) for name, value in weights(tmp_path / "run").items())
 
 
 def test_warm_start_begins_from_the_given_weights(photos: Path, finished: Path, tmp_path: Path) -> None:
-    run(command(photos, tmp_path / "run", init_from=finished, steps=1, learning_rate=1e-12, lr_warmup_steps=0))
+    run_here(command(photos, tmp_path / "run", init_from=finished, steps=1, learning_rate=1e-12, lr_warmup_steps=0))
     before, after = weights(finished), weights(tmp_path / "run")
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before if name.startswith("ema."))
 
@@ -215,7 +242,7 @@ def test_guided_weights_want_condition_dropout(
     pipe.register_to_config(default_guidance=1.5)
     pipe.save_pretrained(tmp_path / "guided")
     flags = {"init_from": tmp_path / "guided", "condition_dropout": dropout}
-    said = run(command(photos, tmp_path / "run", steps=1, lr_warmup_steps=0, **flags))
+    said = run_here(command(photos, tmp_path / "run", steps=1, lr_warmup_steps=0, **flags))
     assert ("guidance 1.5, which training without --condition_dropout" in said) == warned
 
 
@@ -225,7 +252,7 @@ def test_with_an_image_encoder_and_parquet(photos: Path, tmp_path: Path) -> None
         make_parquet(tmp_path / "p.parquet", 12), tmp_path / "run", image_encoder=tmp_path / "encoder",
         validation_data=photos, resolution=32, steps=3, snr_gamma=5, encoder_scale=2,
     )  # fmt: skip
-    log = run([*words, "--encoder_layers", "1", "2"])
+    log = run_here([*words, "--encoder_layers", "1", "2"])
     pipe = ColorizationPipeline.from_pretrained(tmp_path / "run")
     assert pipe.image_encoder is not None and pipe.config.encoder_layers == (1, 2)
     assert pipe.config.encoder_scale == 2
@@ -257,10 +284,10 @@ def test_a_mixture_of_sources_is_measured_by_source_and_resumes_to_the_bit(photo
 
 def test_resuming_with_other_photos_or_fewer_held_out_is_refused(photos: Path, finished: Path, tmp_path: Path) -> None:
     fewer = command(photos, finished, resume_from_checkpoint="latest", validation_photos=1)
-    assert "validation_photos: 2 then, 1 now" in run(fewer, expect=1)
+    assert "validation_photos: 2 then, 1 now" in run_here(fewer, expect=1)
     other = make_folder(tmp_path / "photos", 13)
-    log = run(command(other, finished, resume_from_checkpoint="latest"), expect=1)
-    assert "can't resume with other photos (source photos)" in log and "Traceback" not in log
+    log = run_here(command(other, finished, resume_from_checkpoint="latest"), expect=1)
+    assert "can't resume with other photos (source photos)" in log
     moved = shutil.copytree(photos, tmp_path / "moved")  # the same photos elsewhere are the same photos
     resumed = resumed_from(finished, 3, tmp_path / "resumed")
     run(command(moved, resumed, resume_from_checkpoint="latest"))
@@ -269,13 +296,13 @@ def test_resuming_with_other_photos_or_fewer_held_out_is_refused(photos: Path, f
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_folder_that_can_not_train_gets_one_line(tmp_path: Path, count: int) -> None:
-    log = run(command(make_folder(tmp_path / "photos", count), tmp_path / "run"), expect=1)
-    assert "Traceback" not in log and log.strip().splitlines()[-1].startswith(("photos: ", "--train_data: "))
+    log = run_here(command(make_folder(tmp_path / "photos", count), tmp_path / "run"), expect=1)
+    assert log.strip().splitlines()[-1].startswith(("photos: ", "--train_data: "))
     assert not (tmp_path / "run").exists()
 
 
 def test_regression_twin(photos: Path, tmp_path: Path) -> None:
-    run(command(photos, tmp_path / "run", objective="regression", sample_steps=0))
+    run_here(command(photos, tmp_path / "run", objective="regression", sample_steps=0))
     pipe = ColorizationPipeline.from_pretrained(tmp_path / "run")
     assert pipe.config.objective == "regression"
     gray = np.linspace(0, 1, 400).reshape(20, 20)
@@ -285,7 +312,7 @@ def test_regression_twin(photos: Path, tmp_path: Path) -> None:
 
 def test_distillation(photos: Path, finished: Path, tmp_path: Path) -> None:
     flags = {"objective": "distillation", "init_from": finished, "student_steps": 2, "teacher_guidance": 2.0}
-    run(command(photos, tmp_path / "run", steps=12, checkpointing_steps=12, validation_steps=4, **flags))
+    run_here(command(photos, tmp_path / "run", steps=12, checkpointing_steps=12, validation_steps=4, **flags))
     pipe = ColorizationPipeline.from_pretrained(tmp_path / "run")
     assert type(pipe.scheduler) is DDIMScheduler and pipe.scheduler.config.timestep_spacing == "trailing"
     assert (pipe.config.default_steps, pipe.config.default_guidance, pipe.config.objective) == (2, 1.0, "diffusion")
@@ -295,9 +322,9 @@ def test_distillation(photos: Path, finished: Path, tmp_path: Path) -> None:
 
 
 def test_a_regression_can_not_teach(photos: Path, tmp_path: Path) -> None:
-    run(command(photos, tmp_path / "twin", steps=3, objective="regression", sample_steps=0))
+    run_here(command(photos, tmp_path / "twin", steps=3, objective="regression", sample_steps=0))
     flags = {"objective": "distillation", "init_from": tmp_path / "twin"}
-    assert "can't teach: its objective is regression" in run(command(photos, tmp_path / "run", **flags), expect=1)
+    assert "can't teach: its objective is regression" in run_here(command(photos, tmp_path / "run", **flags), expect=1)
     assert not (tmp_path / "run" / "run.json").exists()
 
 
@@ -306,18 +333,18 @@ def test_a_data_set_by_its_name(tmp_path: Path) -> None:
     for split, count in (("train", 9), ("validation", 3)):
         make_folder(tmp_path / "set" / split, count)
     flags = {"train_data": None, "dataset_name": tmp_path / "set", "validation_split": "validation"}
-    log = run(command(tmp_path, tmp_path / "run", steps=3, sample_steps=0, **flags))
+    log = run_here(command(tmp_path, tmp_path / "run", steps=3, sample_steps=0, **flags))
     assert "training: 9 photos" in log and "validation: 2 photos" in log  # 2 is --validation_photos
 
 
 def test_a_finer_grid_of_chroma_begins_from_a_coarse_one(photos: Path, finished: Path, tmp_path: Path) -> None:
-    run(command(photos, tmp_path / "run", init_from=finished, detail_scales=[12, 5], steps=3))
+    run_here(command(photos, tmp_path / "run", init_from=finished, detail_scales=[12, 5], steps=3))
     pipe = ColorizationPipeline.from_pretrained(tmp_path / "run")
     assert list(pipe.config.detail_scales) == [12, 5] and pipe.chroma_cell == 2 and pipe.unet.config.out_channels == 8
     assert json.loads((tmp_path / "run" / "run.json").read_text())["detail_scales"] == [12, 5]
     pipe(np.full((20, 30), 0.5), num_inference_steps=2)
     other = command(photos, tmp_path / "other", init_from=tmp_path / "run", detail_scales=[10, 5])
-    assert "--detail_scales (10.0, 5.0) contradicts" in run(other, expect=1)
+    assert "--detail_scales (10.0, 5.0) contradicts" in run_here(other, expect=1)
 
 
 @pytest.fixture(scope="module")
@@ -325,7 +352,7 @@ def origin(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Linear schedule, T = 300, epsilon, one lightness channel a chroma pixel."""
     flags = {"prediction_type": "epsilon", "beta_schedule": "linear", "num_train_timesteps": 300, "luma_factor": 1}
     output = tmp_path_factory.mktemp("origin") / "run"
-    run(command(photos, output, steps=3, **flags))
+    run_here(command(photos, output, steps=3, **flags))
     return output
 
 
@@ -337,14 +364,14 @@ def test_the_settings_of_the_origin(origin: Path) -> None:
 
 def test_a_warm_start_keeps_the_checkpoints_model_and_records_it(photos: Path, origin: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    run(command(photos, output, init_from=origin, steps=3, preset=None, resolution=None))
+    run_here(command(photos, output, init_from=origin, steps=3, preset=None, resolution=None))
     before, after = (ColorizationPipeline.from_pretrained(folder).scheduler.config for folder in (origin, output))
     assert dict(before) == dict(after)
     record = json.loads((output / "run.json").read_text())
     settled = ("prediction_type", "beta_schedule", "num_train_timesteps", "luma_factor", "preset", "resolution")
     assert [record[name] for name in settled] == ["epsilon", "linear", 300, 1, "tiny", 16]
     refused = command(photos, tmp_path / "other", init_from=origin, num_train_timesteps=1000)
-    assert "--num_train_timesteps 1000 contradicts --init_from" in run(refused, expect=1)
+    assert "--num_train_timesteps 1000 contradicts --init_from" in run_here(refused, expect=1)
 
 
 def test_pickles_are_no_warm_start(photos: Path, finished: Path, tmp_path: Path) -> None:
@@ -352,8 +379,8 @@ def test_pickles_are_no_warm_start(photos: Path, finished: Path, tmp_path: Path)
     shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("checkpoint-*", "*.safetensors"))
     state = load_file(finished / "unet" / "diffusion_pytorch_model.safetensors")
     torch.save(state, folder / "unet" / "diffusion_pytorch_model.bin")
-    log = run(command(photos, tmp_path / "run", init_from=folder), expect=1)
-    assert "is a pickle" in log and "Traceback" not in log
+    log = run_here(command(photos, tmp_path / "run", init_from=folder), expect=1)
+    assert "is a pickle" in log
 
 
 IMPOSSIBLE = [
@@ -434,10 +461,10 @@ def test_what_a_resumed_run_must_keep() -> None:
 
 
 def test_another_run_is_never_overwritten(photos: Path, finished: Path) -> None:
-    log = run(command(photos, finished), expect=1)
+    log = run_here(command(photos, finished), expect=1)
     assert "resume_from_checkpoint latest" in log
 
 
 def test_resuming_with_other_settings_is_refused(photos: Path, finished: Path) -> None:
-    log = run(command(photos, finished, resume_from_checkpoint="latest", train_batch_size=2), expect=1)
+    log = run_here(command(photos, finished, resume_from_checkpoint="latest", train_batch_size=2), expect=1)
     assert "train_batch_size: 4 then, 2 now" in log
