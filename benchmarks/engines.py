@@ -183,7 +183,7 @@ def markdown(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for engines.json and engines.md")
     parser.add_argument("--checkpoint", default=str(DEFAULT_CHECKPOINT), help="the package's if not given")
@@ -197,8 +197,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--photos", nargs="+", help="colour photos, for whole colourings: a folder or parquet files")
     parser.add_argument("--limit", type=int, default=24, help="only the first so many photos")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
 
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parse_arguments(arguments)
     torch.set_num_threads(args.threads)
     pipe = ColorizationPipeline.from_pretrained(args.checkpoint, use_safetensors=True)
     pipe.set_progress_bar_config(disable=True)

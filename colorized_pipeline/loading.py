@@ -2,16 +2,18 @@
 
 import socket
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
-from transformers import AutoModel, PreTrainedModel
 
 from . import DEFAULT_CHECKPOINT, FAST_CHECKPOINT
 from .diffusion.pipeline import ColorizationPipeline
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _TROUBLES = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, SafetensorError)
@@ -73,8 +75,10 @@ def load_with_own_code(folder: str | Path, *, device: str | None = "cpu") -> Dif
     return pipe.to(device or best_device())
 
 
-def load_encoder(source: str | Path) -> PreTrainedModel:
+def load_encoder(source: str | Path) -> "PreTrainedModel":
     """An image encoder in float32, in evaluation mode: of a folder or a name on the Hub. Errors as above."""
+    from transformers import AutoModel  # knows every kind of network: only who loads an encoder alone needs that
+
     try:
         if Path(source).is_dir():
             _refuse_pickles(Path(source))

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import datasets
 import pytest
 from conftest import make_pipeline
-from photos import colourful, make_folder
+from photos import colourful, make_folder, make_parquet
 from PIL import Image
 from test_train_script import ROOT
 
@@ -51,6 +52,17 @@ def test_pairs_for_references_stay_in_their_class(script, monkeypatch: pytest.Mo
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     module = importlib.import_module("measure_reference")
     assert module.pair_up(["a", "b", "a", "c", "b", "a"], 10) == [(0, 2), (1, 4), (2, 5), (4, 1), (5, 0)]
+
+
+def test_reference(script, checkpoint: Path, tmp_path: Path) -> None:
+    make_parquet(tmp_path / "plain.parquet", 4)
+    photos = datasets.Dataset.from_parquet(str(tmp_path / "plain.parquet"), cache_dir=str(tmp_path / "cache"))
+    photos.add_column("scene", ["a", "a", "b", "b"]).to_parquet(str(tmp_path / "photos.parquet"))
+    words = ["--photos", str(tmp_path / "photos.parquet"), "--checkpoint", str(checkpoint), "--limit", "3"]
+    _, printed = script("measure_reference", *words, "--resolution", "32", "--sheet", str(tmp_path / "sheet.jpg"))
+    assert "3 photos" in printed and printed.splitlines()[-1].startswith("| with reference | ")
+    with Image.open(tmp_path / "sheet.jpg") as sheet:
+        assert sheet.size == (3 * (4 * 32 + 8), 32)
 
 
 def test_size_and_memory_of_the_command(script, checkpoint: Path, tmp_path: Path) -> None:
