@@ -5,6 +5,7 @@ Every photo is read once, its shorter side is scaled by an antialiased filter, a
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,8 +77,12 @@ class PhotoSet:
 
     def take(self, chosen: Sequence[int]) -> "PhotoSet":
         """Some of the photos, by their places in the set."""
-        known = {name: getattr(self, name) for name in ("classes", "faces", "groups", "sides", "indices")}
-        some = {name: values and tuple(values[place] for place in chosen) for name, values in known.items()}
+        known: dict[str, Any] = {
+            name: getattr(self, name) for name in ("classes", "faces", "groups", "sides", "indices")
+        }
+        some: dict[str, Any] = {
+            name: values and tuple(values[place] for place in chosen) for name, values in known.items()
+        }
         return replace(self, truth=self.truth[list(chosen)], **some)
 
     def through_film(self, *, seed: int) -> torch.Tensor:

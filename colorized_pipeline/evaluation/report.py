@@ -107,11 +107,11 @@ class Model:
             return_uncertainty=True,
             batch_size=2 * _BATCH,
         )
-        pictures = torch.stack([torch.stack(one) for one in result.variants])
-        return rgb_to_lab(pictures), torch.stack(result.uncertainty)
+        pictures = torch.stack([torch.stack(one) for one in result.variants or ()])
+        return rgb_to_lab(pictures), torch.stack(result.uncertainty or [])
 
     def _draw(self, grays: list[torch.Tensor], **options: Any) -> ColorizationPipelineOutput:
-        drawing = dict(num_inference_steps=self.steps, guidance_scale=self.guidance, output_type="pt")
+        drawing: dict[str, Any] = dict(num_inference_steps=self.steps, guidance_scale=self.guidance, output_type="pt")
         if "borders" in inspect.signature(self.pipe.__call__).parameters:  # the first generation has no such argument
             drawing["borders"] = False  # crops have none
         return self.pipe(grays, **drawing, **options)
