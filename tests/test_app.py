@@ -52,7 +52,7 @@ def running_page(folder: Path, *options: str) -> Iterator[str]:
     words = [sys.executable, "-c", "from colorized_pipeline.cli import main; main()", "app", "--port", port]
     with (folder / "log").open("w") as log:
         server = subprocess.Popen([*words, *options], env=environment, stdout=log, stderr=log)
-    url, deadline = f"http://127.0.0.1:{port}/", time.monotonic() + 60
+    url, deadline = f"http://127.0.0.1:{port}/", time.monotonic() + 180
     try:
         while f"COLORIZED is at {url}" not in (folder / "log").read_text():
             assert server.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
