@@ -20,7 +20,7 @@ from rounds import Spread, choose_clock, ratios, save, time_rounds
 from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline
 from colorized_pipeline.diffusion.color import rgb_to_lab
 from colorized_pipeline.evaluation.colours import delta_e
-from colorized_pipeline.evaluation.report import colorize, hardware, weights_digest
+from colorized_pipeline.evaluation.report import colorize, hardware
 from colorized_pipeline.export import ExportedUNet, export_unet
 from colorized_pipeline.training.data import ColorizationDataset
 from colorized_pipeline.training.sources import open_source
@@ -205,7 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     pipe = ColorizationPipeline.from_pretrained(args.checkpoint, use_safetensors=True)
     pipe.set_progress_bar_config(disable=True)
-    weights = weights_digest(pipe)
+    weights = pipe.digest()
     networks: dict[str, torch.nn.Module] = {REFERENCE: pipe.unet}
     failed = {}
     probe = torch.zeros(1, pipe.unet.config.in_channels, args.edge, args.edge)

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import ConvNextBackbone, ConvNextConfig
 
 from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline, load_default
-from colorized_pipeline.evaluation.report import hardware, weights_digest
+from colorized_pipeline.evaluation.report import hardware
 
 PALETTE_STEPS = 1000
 PALETTE_SIZE = 256
@@ -271,7 +271,7 @@ def main(arguments: list[str] | None = None) -> None:
         "hardware": hardware(torch.device("cpu")),
         "threads": args.threads,
         "rounds": args.rounds,
-        "weights": weights_digest(pipe),
+        "weights": pipe.digest(),
         **measure(candidates, rounds=args.rounds, threads=args.threads),
     }
     save(args.output, "peers", figures, markdown(figures))

@@ -19,7 +19,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
 from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline, __version__
 from colorized_pipeline.evaluation.measures import Comparison
 from colorized_pipeline.evaluation.photos import read_photos
-from colorized_pipeline.evaluation.report import colorize, hardware, weights_digest
+from colorized_pipeline.evaluation.report import colorize, hardware
 from colorized_pipeline.training.sources import open_source
 
 matplotlib.use("Agg")
@@ -187,7 +187,7 @@ def main(arguments: list[str] | None = None) -> None:
         "chroma_spread": pipe.config.chroma_spread,
         "seed": args.seed,
         "version": __version__,
-        "weights": weights_digest(pipe),
+        "weights": pipe.digest(),
         "hardware": hardware(pipe.device),
     }
     try:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from measuring import load, open_photos, provenance, spread_over
 
-from colorized_pipeline.evaluation.report import bound_figures, weights_digest
+from colorized_pipeline.evaluation.report import bound_figures
 
 
 def point(text: str) -> tuple[int, Path]:
@@ -61,7 +61,7 @@ def main() -> None:
         dataset = open_photos(pipe, args.photos, resolution=pipe.config.working_size)
         truth = torch.stack([dataset.lab(index) for index in spread_over(len(dataset), args.count)])
         figures = bound_figures(pipe, truth, seed=args.seed)
-        rows.append({"photos_seen": seen, "weights": weights_digest(pipe), **figures})
+        rows.append({"photos_seen": seen, "weights": pipe.digest(), **figures})
         total, error = figures["bits_per_dimension"], figures["standard_error"]
         print(f"{seen:>9,} photos seen: {total:.3f} ± {error:.3f} bits per chroma dimension", flush=True)
     args.output.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from colorized_pipeline import ColorizationPipeline, __version__, load_pipeline
-from colorized_pipeline.evaluation.report import hardware, weights_digest
+from colorized_pipeline.evaluation.report import hardware
 from colorized_pipeline.training.data import ColorizationDataset
 from colorized_pipeline.training.sources import open_source
 
@@ -60,7 +60,7 @@ def provenance(pipe: ColorizationPipeline, photos: Sequence[str], *, count: int,
         "scheduler": type(pipe.scheduler).__name__,
         "guidance": pipe.config.default_guidance,
         "version": __version__,
-        "weights": weights_digest(pipe),
+        "weights": pipe.digest(),
         "hardware": hardware(pipe.device),
     }
 

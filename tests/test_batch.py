@@ -3,10 +3,13 @@
 import json
 import os
 import random
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -431,3 +434,19 @@ def test_time_stamps_of_the_scans(run) -> None:
             != (Path("now") / name).stat().st_mtime_ns
         )
     assert "0 of 2" in run("in", "-o", "out", "-r", "--keep-times").stdout  # and they are known as done
+
+
+def test_a_checkpoint_s_digest_is_of_what_decides_results(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "copy")
+    (tmp_path / "copy" / "notes.json").write_text("{}")
+    digest = ColorizationPipeline.from_pretrained(checkpoint).digest()
+    assert re.fullmatch(r"[0-9a-f]{16}-[0-9a-f]{8}", digest)
+    load = partial(ColorizationPipeline.from_pretrained, tmp_path / "copy")
+    assert load().digest() == load(default_steps=9, default_guidance=2.0, working_size=64).digest() == digest
+    weights, config = digest.split("-")
+    other_weights, other_config = load(chroma_scale=39.0).digest().split("-")
+    assert other_weights == weights and other_config != config
+    pipe = load()
+    with torch.no_grad():
+        next(pipe.unet.parameters()).view(-1)[0] += 1
+    assert pipe.digest().split("-")[0] != weights and pipe.digest().split("-")[1] == config

@@ -13,8 +13,6 @@ from photos import colourful, make_folder, make_parquet
 from PIL import Image
 from test_train_script import ROOT
 
-from colorized_pipeline.evaluation.report import weights_digest
-
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -34,7 +32,7 @@ def test_hints(script, checkpoint: Path, tmp_path: Path) -> None:
     words = ["--photos", str(photos), "--checkpoint", str(checkpoint), "--limit", "3", "--resolution", "32"]
     _, printed = script("measure_hints", *words)
     assert "`python scripts/measure_hints.py --photos photos" in printed and "photos, 3 photos, DDPM" in printed
-    assert f"weights `{weights_digest(make_pipeline())}`" in printed and "core" in printed and "20" in printed
+    assert f"weights `{make_pipeline().digest()}`" in printed and "core" in printed and "20" in printed
     without, given = (line.split("|") for line in printed.splitlines()[-2:])
     assert float(given[2]) < float(without[2])  # the error inside the disc
 

@@ -46,7 +46,7 @@ def test_a_request_reads_and_encodes_its_photo_once(photo: Path) -> None:
 
 
 def test_a_file_given_twice_is_done_twice(photo: Path) -> None:
-    report, button, folder = Worker(make_pipeline(), Limits()).colorize_all(
+    report, _, folder = Worker(make_pipeline(), Limits()).colorize_all(
         [str(photo), str(photo)], 2, 0, 1.0, progress=no_progress
     )
     assert "2 of 2 photos colorized" in report

@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 
 from colorized_pipeline.cli import app
 from colorized_pipeline.evaluation.photos import IMAGENETTE, PhotoSet, read_photos
-from colorized_pipeline.evaluation.report import QUICK, Extent, evaluate, judge, weights_digest
+from colorized_pipeline.evaluation.report import QUICK, Extent, evaluate, judge
 from colorized_pipeline.evaluation.tables import OURS, card_block, markdown, write_card
 from colorized_pipeline.training.sources import open_source
 
@@ -218,7 +218,7 @@ def test_figures_repeat_and_name_their_weights(photos: Path) -> None:
     assert half["rows"][OURS] != quick and half["rows"][OURS] == pytest.approx(quick, rel=0.2, abs=0.02)
     with torch.no_grad():
         next(pipe.unet.parameters()).add_(0.1)
-    assert weights_digest(pipe) != first.figures["weights"]
+    assert pipe.digest() != first.figures["weights"]
 
 
 def test_a_sampler_without_a_bound_is_said_at_once_and_the_rest_measured(photos: Path) -> None:

@@ -1,6 +1,5 @@
 """``colorized evaluate``: a checkpoint on colour photos, beside its baselines. PARTS lists what is measured."""
 
-import hashlib
 import inspect
 import json
 import os
@@ -193,7 +192,9 @@ def evaluate(
     guidance = pipe.config.default_guidance if guidance is None else guidance
     others = {name: Model(other) for name, other in (beside or {}).items()}
     models = {**others, OURS: Model(pipe, steps, guidance)}
-    weights = {name: weights_digest(model.pipe) for name, model in models.items()}  # before they are rounded
+    weights = {
+        name: ColorizationPipeline.digest(model.pipe) for name, model in models.items()
+    }  # before they are rounded
     for model in models.values():
         model.pipe.unet.to(getattr(torch, precision)).to(memory_format=torch.channels_last)
     comparison = Comparison(photos, networks=extent.networks, cache=cache)
@@ -464,16 +465,6 @@ PARTS = (
     ),
     Part("bound", _bound_figures, wanted=lambda work: work.extent.bound_photos, obstacle=_bound_obstacle),
 )
-
-
-def weights_digest(pipe: ColorizationPipeline) -> str:
-    """First 16 hexadecimal digits of the SHA-256 over the networks' weights, by name."""
-    digest = hashlib.sha256()
-    for part in (pipe.unet, pipe.image_encoder):
-        for name, value in sorted(part.state_dict().items()) if part is not None else ():
-            digest.update(name.encode())
-            digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def hardware(device: torch.device) -> str:
