@@ -1,6 +1,7 @@
 """A photo on its way: from a file or values to lightness, to what the network reads of it, and to its picture."""
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -226,6 +227,7 @@ class PreparedPhoto:
         hints: the colours that are known, on the working picture; None without any.
         condition: what the UNet is given of it, ``[C, h / f, w / f]``. The first drawing fills it in, and every
             further one of this photo uses it: the image encoder's work is done once.
+        lock: held meanwhile, since variants may be drawn in several threads.
     """
 
     photo: Lightness
@@ -234,6 +236,7 @@ class PreparedPhoto:
     box: tuple[int, int, int, int]
     hints: HintMap | None = None
     condition: torch.Tensor | None = field(default=None, repr=False)
+    lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
 
 def prepare_photo(

@@ -603,8 +603,9 @@ class ColorizationPipeline(DiffusionPipeline):
     def _condition_rows(self, photos: Sequence[PreparedPhoto]) -> torch.Tensor:
         """The condition ``[N, C, h, w]`` of N rows. Each photo goes through the image encoder once, by itself."""
         for photo in photos:
-            if photo.condition is None:
-                photo.condition = self.condition(photo.lightness[None].to(self._execution_device))[0]
+            with photo.lock:
+                if photo.condition is None:
+                    photo.condition = self.condition(photo.lightness[None].to(self._execution_device))[0]
         return torch.stack([photo.condition for photo in photos])  # type: ignore[misc]
 
     def _steer(self, photos: Sequence[PreparedPhoto], *, steps: int, palette: Palette | None) -> Steer | None:
