@@ -490,9 +490,9 @@ class ColorizationPipeline(DiffusionPipeline):
         for part in (self.unet, self.image_encoder):
             for name, value in sorted(part.state_dict().items()) if part is not None else ():
                 weights.update(name.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
-        chosen = {"default_steps", "default_guidance", "working_size", *self.components}
+        left_out = {"default_steps", "default_guidance", "working_size", "unet", "scheduler", "image_encoder"}
         configs = [
-            {name: value for name, value in one.items() if not name.startswith("_") and name not in chosen}
+            {name: value for name, value in one.items() if not name.startswith("_") and name not in left_out}
             for one in (self.config, self.unet.config, self.scheduler.config)
         ]
         text = json.dumps([type(self.scheduler).__name__, *configs], sort_keys=True)
