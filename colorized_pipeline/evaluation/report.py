@@ -192,6 +192,7 @@ def evaluate(
     guidance = pipe.config.default_guidance if guidance is None else guidance
     others = {name: Model(other) for name, other in (beside or {}).items()}
     models = {**others, OURS: Model(pipe, steps, guidance)}
+    # Before they are rounded
     weights = {
         name: ColorizationPipeline.digest(model.pipe) for name, model in models.items()
     }  # before they are rounded
