@@ -193,9 +193,7 @@ def evaluate(
     others = {name: Model(other) for name, other in (beside or {}).items()}
     models = {**others, OURS: Model(pipe, steps, guidance)}
     # Before they are rounded
-    weights = {
-        name: ColorizationPipeline.digest(model.pipe) for name, model in models.items()
-    }  # before they are rounded
+    weights = {name: ColorizationPipeline.digest(model.pipe) for name, model in models.items()}
     for model in models.values():
         model.pipe.unet.to(getattr(torch, precision)).to(memory_format=torch.channels_last)
     comparison = Comparison(photos, networks=extent.networks, cache=cache)
