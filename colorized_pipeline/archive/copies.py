@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import imagecodecs
 import numpy as np
@@ -342,13 +342,14 @@ def _write_tiff(stream: IO[bytes], parts: Iterable[_Strips]) -> None:
         for part in parts:
             blocks = {XMP_TAG: part.xmp, IPTC_TAG: part.metadata.iptc or b""}
             blocks[PHOTOSHOP_TAG] = photoshop_block(replace(part.metadata, iptc=None))
+            tags: list[tuple[int, int, int, Any, bool]]
             tags = [(code, 1, len(data), data, True) for code, data in blocks.items() if data]
             for code, (kind, data) in part.exif.tags.items():
                 if code not in _RESOLUTION_TAGS:
                     tags.append((code, 2 if kind == 129 else kind, 0, data, True))
             tags += [(code - 1, 4, 1, 0, True) for code in part.exif.children]
             children.append(part.exif.children)
-            dpi = [Fraction(value).limit_denominator(10_000) for value in part.metadata.dpi or (1, 1)]
+            x, y = (Fraction(value).limit_denominator(10_000) for value in part.metadata.dpi or (1, 1))
             writer.write(
                 _deflated(part),
                 shape=(part.height, part.width, 3),
@@ -358,7 +359,7 @@ def _write_tiff(stream: IO[bytes], parts: Iterable[_Strips]) -> None:
                 predictor=True,
                 rowsperstrip=_rows_per_strip(part),
                 iccprofile=srgb_profile(),
-                resolution=tuple((ratio.numerator, ratio.denominator) for ratio in dpi),
+                resolution=(x.as_integer_ratio(), y.as_integer_ratio()),
                 resolutionunit="INCH" if part.metadata.dpi else "NONE",
                 software=False,
                 metadata=None,

@@ -105,8 +105,8 @@ class Metadata:
             value = text.text if text.keyword in _XMP_OF_TEXTS else f"{text.keyword}: {text.text}"
             more.setdefault(name, (kind, []))[1].append(value)
         for number, name in ((_COPYRIGHTED, "xmpRights:Marked"), (_URL, "xmpRights:WebStatement")):
-            if value := self.photoshop.get(number):
-                more[name] = ("", [decode_text(value) if number == _URL else str(value != b"\0")])
+            if block := self.photoshop.get(number):
+                more[name] = ("", [decode_text(block) if number == _URL else str(block != b"\0")])
         description = self.exif.text(IMAGE_DESCRIPTION)
         if description and not self.caption:
             more["colorized:SourceImageDescription"] = ("", [description])

@@ -163,9 +163,10 @@ def list_photos(image: PhotoInput | Sequence[PhotoInput]) -> list[PhotoInput]:
 
 def _channels_last(image: Any) -> np.ndarray:
     """An array or tensor as ``[H, W, 1 or 3]``, uint8, uint16 or floating point."""
+    values: np.ndarray
     if isinstance(image, torch.Tensor):
-        values = image.detach().cpu()
-        values = (values.float() if values.is_floating_point() else values).numpy()  # NumPy has no bfloat16
+        tensor = image.detach().cpu()
+        values = (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # NumPy has no bfloat16
         values = np.moveaxis(values, 0, -1) if values.ndim == 3 else values
     elif isinstance(image, np.ndarray):
         values = image
@@ -346,7 +347,7 @@ def encode_lightness(
     lightness: torch.Tensor,
     *,
     luma_factor: int,
-    image_encoder: torch.nn.Module | None = None,
+    image_encoder: Any = None,
     encoder_layers: Sequence[int] = (),
     encoder_mean: float = 0.0,
     encoder_std: float = 1.0,
@@ -390,7 +391,7 @@ def encode_lightness(
 
 
 def condition_channels(
-    luma_factor: int, image_encoder: torch.nn.Module | None = None, encoder_layers: Sequence[int] = ()
+    luma_factor: int, image_encoder: Any = None, encoder_layers: Sequence[int] = ()
 ) -> int:
     """How many channels :func:`encode_lightness` returns for this encoder: the UNet's in_channels less 2."""
     probe = torch.full((1, 1, 64, 64), L_MAX / 2, device=image_encoder.device if image_encoder is not None else None)

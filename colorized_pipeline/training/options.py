@@ -288,7 +288,7 @@ class OutputOptions(Group):
             )
 
 
-_GROUPS: dict[str, type[Group]] = {
+_GROUPS: dict[str, Any] = {
     "data": DataOptions,
     "model": ModelOptions,
     "objective": ObjectiveOptions,
