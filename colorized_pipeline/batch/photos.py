@@ -122,7 +122,7 @@ def draw_rows(
     The network always sees ``batch_size`` rows, a short batch filled up, since its sums come out differently (in the
     seventh digit) at another size. So a row doesn't depend on its neighbours.
     """
-    filled = [*rows, *rows[-1:] * (settings.batch_size - len(rows))]
+    filled = [*rows, *([rows[-1]] * (settings.batch_size - len(rows)))]
     drawn = pipe.draw(
         [photo.pages[row // photo.variants] for photo, row in filled],
         num_inference_steps=settings.steps,
