@@ -390,9 +390,7 @@ def encode_lightness(
     return torch.cat(maps, dim=1)
 
 
-def condition_channels(
-    luma_factor: int, image_encoder: Any = None, encoder_layers: Sequence[int] = ()
-) -> int:
+def condition_channels(luma_factor: int, image_encoder: Any = None, encoder_layers: Sequence[int] = ()) -> int:
     """How many channels :func:`encode_lightness` returns for this encoder: the UNet's in_channels less 2."""
     probe = torch.full((1, 1, 64, 64), L_MAX / 2, device=image_encoder.device if image_encoder is not None else None)
     with torch.no_grad():
