@@ -149,7 +149,7 @@ def compute_loss(
 
 
 def prepare(run: Run, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch of photos as what is diffused ``[B, 2, r, r]`` and what the network is told of them ``[B, C, r, r]``."""
+    """A batch of photos as what is diffused ``[B, 2, r, r]`` and what the network sees of them ``[B, C, r, r]``."""
     lightness = batch["lightness"].to(run.accelerator.device)  # [B, 1, R, R], L* in [0, 100]
     chroma = run.pipe.chroma_to_latents(batch["chroma"].to(run.accelerator.device))
     with torch.no_grad(), run.accelerator.autocast():

@@ -26,7 +26,7 @@ from .archive.scans import open_scan
 from .batch.overlap import Batch, explain, one_thread
 from .batch.photos import OpenPhoto, draw_rows, open_photo
 from .batch.results import Writer
-from .batch.settings import build_settings
+from .batch.settings import Settings, build_settings
 from .batch.sheets import draw_map, show_small, spread_map
 from .diffusion.hints import Hint
 from .diffusion.steering import Palette
@@ -294,18 +294,9 @@ class Worker:
                 palette = self._read_palette(guiding)
         folder = tempfile.TemporaryDirectory(prefix="colorized-app-")
         with _messages_for_visitors(photo, Path(folder.name)):
-            settings = build_settings(
-                self.pipe,
-                checkpoint=self.checkpoint,
-                alone=True,
-                steps=int(steps),
-                seed=int(seed),
-                intensity=intensity,
-                variants=int(variants),
-                hints=self._read_painting(painting, photo),
-                reference=guiding,
-                max_megapixels=self.limits.megapixels,
-            )
+            hints = self._read_painting(painting, photo)
+            wishes = {"variants": int(variants), "hints": hints, "reference": guiding}
+            settings = self._settings(steps, seed, intensity, alone=True, **wishes)
             asked = PhotoJob(photo, Path(folder.name) / _result_name(photo), Path(photo.name))
             opened = open_photo(self.pipe, asked, settings)
             writer, page = Writer(self.pipe, settings), opened.page(0)
@@ -362,15 +353,7 @@ class Worker:
         archive, failures, names = Path(folder.name) / "colorized.zip", [], set[str]()
         photos = [Path(path) for path in paths]
         copies = [PhotoJob(photo, Path(folder.name) / _free_name(photo, names), Path(photo.name)) for photo in photos]
-        settings = build_settings(
-            self.pipe,
-            checkpoint=self.checkpoint,
-            steps=int(steps),
-            seed=int(seed),
-            intensity=intensity,
-            max_megapixels=self.limits.megapixels,
-        )
-        batch = Batch(self.pipe, settings)
+        batch = Batch(self.pipe, self._settings(steps, seed, intensity))
         for number, outcome in enumerate(batch.run(copies), start=1):
             progress(number / len(copies), desc=f"photo {number} of {len(copies)}")
             if outcome.state == "failed":
@@ -385,6 +368,18 @@ class Worker:
         lines += [f"- Error: {html.escape(reason)}" for reason in sorted(failures)]
         button = gr.DownloadButton("Download ZIP", value=str(archive) if done else None, interactive=bool(done))
         return "\n".join(lines), button, folder
+
+    def _settings(self, steps: int, seed: int, intensity: float, **wishes: Any) -> Settings:
+        """What the page's fields say; browsers may send whole numbers as floats."""
+        return build_settings(
+            self.pipe,
+            checkpoint=self.checkpoint,
+            steps=int(steps),
+            seed=int(seed),
+            intensity=intensity,
+            max_megapixels=self.limits.megapixels,
+            **wishes,
+        )
 
     def _read_painting(self, painting: dict[str, Any] | None, photo: Path) -> tuple[Hint, ...]:
         """What was painted, at the photo's own size."""

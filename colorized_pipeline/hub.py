@@ -15,21 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import HfApi, ModelCard, ModelCardData, constants, get_token
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
+from huggingface_hub import HfApi, ModelCard, ModelCardData, get_token
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 from PIL import Image, ImageOps
 
 from .diffusion import pipeline as pipeline_module
 from .diffusion.color import lightness_to_gray, rgb_to_lab
 from .diffusion.pipeline import CODE_FILES, ColorizationPipeline
-from .loading import load_pipeline
+from .loading import explain_hub, load_pipeline
 from .training.checkpoints import list_checkpoints
 
 logger = logging.getLogger(__name__)
@@ -90,7 +84,7 @@ def open_repo(repo_id: str, *, private: bool = False, advice_if_used: str | None
         url = api.create_repo(repo_id, private=private or None, exist_ok=True)
         found = api.model_info(url.repo_id)
     except Exception as error:
-        raise PushError(explain(error, repo_id)) from error
+        raise PushError(explain_hub(error, repo_id)) from error
     used = [file.rfilename for file in found.siblings or [] if file.rfilename != ".gitattributes"]
     if used and advice_if_used:
         raise PushError(f"repository {repo_id} has {len(used)} files already; {advice_if_used}")
@@ -169,32 +163,10 @@ def publish(folder: Path, repo_id: str, *, message: str) -> str:
         )
     except Exception as error:
         raise PushError(
-            f"{explain(error, repo_id)}. The repository is as it was before; run the same command again to finish "
+            f"{explain_hub(error, repo_id)}. The repository is as it was before; run the same command again to finish "
             "(files that have arrived are not sent again)"
         ) from error
     return info.commit_url
-
-
-def explain(error: BaseException, repo_id: str) -> str:
-    """What went wrong between us and the Hub, in one line that a user can act on."""
-    if isinstance(error, (LocalTokenNotFoundError, OfflineModeIsEnabled)):
-        return " ".join(str(error).split())
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
-    if isinstance(error, RepositoryNotFoundError):
-        return (
-            f"repository {repo_id} isn't on the Hub, or it is private and this token may not see it: check the name, "
-            "and log in with `hf auth login` or HF_TOKEN"
-        )
-    if status == 401:
-        return "the Hub doesn't accept this token (401): make a new one, then `hf auth login` or HF_TOKEN"
-    if status == 403:
-        return (
-            f"this token may not write to {repo_id} (403): it needs the role 'write', and you need to be its owner or "
-            "a member of its organization"
-        )
-    if status is not None:
-        return f"the Hub answered {status} for {repo_id}: {' '.join(str(error).split())[:200]}"
-    return f"no connection to {constants.ENDPOINT} ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
 
 
 def training_facts(folder: Path) -> dict[str, Any] | None:

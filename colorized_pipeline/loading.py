@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import DiffusionPipeline
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 from safetensors import SafetensorError
 
 from . import DEFAULT_CHECKPOINT, FAST_CHECKPOINT
@@ -87,6 +93,28 @@ def load_encoder(source: str | Path) -> "PreTrainedModel":
         raise ValueError(f"image encoder {source} can't be loaded: {_reason(error, str(source))}") from error
 
 
+def explain_hub(error: BaseException, repo_id: str) -> str:
+    """What went wrong between us and the Hub, in one line that a user can act on."""
+    if isinstance(error, (LocalTokenNotFoundError, OfflineModeIsEnabled)):
+        return " ".join(str(error).split())
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f"repository {repo_id} isn't on the Hub, or it is private and this token may not see it: check the name, "
+            "and log in with `hf auth login` or HF_TOKEN"
+        )
+    if status == 401:
+        return "the Hub doesn't accept this token (401): make a new one, then `hf auth login` or HF_TOKEN"
+    if status == 403:
+        return (
+            f"this token may not write to {repo_id} (403): it needs the role 'write', and you need to be its owner or "
+            "a member of its organization"
+        )
+    if status is not None:
+        return f"the Hub answered {status} for {repo_id}: {' '.join(str(error).split())[:200]}"
+    return f"no connection to {constants.ENDPOINT} ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+
+
 def best_device() -> str:
     """The fastest device of this machine."""
     if torch.cuda.is_available():
@@ -130,8 +158,6 @@ def _reason(error: BaseException, source: str) -> str:
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, (HfHubHTTPError, ConnectionError, TimeoutError, socket.gaierror)):
-            from .hub import explain
-
-            return explain(link, source)
+            return explain_hub(link, source)
         link = link.__cause__ or link.__context__
     return " ".join(str(error).split())

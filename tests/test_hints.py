@@ -84,8 +84,8 @@ def test_every_variant_obeys_and_nobody_doubts_a_hint(plain_pipe: ColorizationPi
     )
     for variant in result.variants[0]:
         assert (rgb_to_lab(variant)[1:, 10:40, 10:40] - torch.tensor(KNOWN).reshape(2, 1, 1)).abs().max() < 0.3
-    doubt = result.uncertainty[0]
-    assert doubt[10:40, 10:40].max() < 0.3 < doubt[:, 60:].mean()
+    uncertainty = result.uncertainty[0]
+    assert uncertainty[10:40, 10:40].max() < 0.3 < uncertainty[:, 60:].mean()
     assert result.uncertainty[1].mean() > 0.3
 
 

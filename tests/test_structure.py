@@ -57,6 +57,16 @@ def imported_folders(module: Path) -> set[str]:
     return found
 
 
+def imported_files(module: Path) -> set[Path]:
+    """The modules of this package that a module imports anywhere in it: those that stand in ``from ... import``."""
+    found = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = module.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            found |= {base.with_suffix(".py"), *((base / alias.name).with_suffix(".py") for alias in node.names)}
+    return found & set(MODULES)
+
+
 @pytest.mark.parametrize("folder", MAY_IMPORT)
 def test_imports_run_downward(folder: str) -> None:
     assert {one for one in map(folder_of, MODULES) if one} == {*MAY_IMPORT, "cli"}
@@ -66,6 +76,31 @@ def test_imports_run_downward(folder: str) -> None:
         for other in imported_folders(module) - {folder} - MAY_IMPORT[folder]
     }
     assert not wrong
+
+
+def test_no_modules_import_each_other() -> None:
+    imports = {module: imported_files(module) for module in MODULES if module.name != "__init__.py"}
+    circles = {
+        " <-> ".join(sorted((one.stem, other.stem)))
+        for one, others in imports.items()
+        for other in others
+        if one in imports.get(other, ())
+    }
+    assert not circles
+
+
+def test_functions_are_short() -> None:
+    """None over 90 lines, at most three over 60: those that go through a photo's whole way, step by step."""
+    root = PACKAGE.parent
+    files = [*MODULES, *root.glob("*.py"), *(root / "scripts").glob("*.py"), *(root / "benchmarks").glob("*.py")]
+    lengths = {
+        f"{file.relative_to(root)}: {node.name}": node.end_lineno - node.lineno + 1  # type: ignore[operator]
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    }
+    long = {name: length for name, length in lengths.items() if length > 60}
+    assert len(lengths) > 500 and len(long) <= 3 and max(lengths.values()) <= 90, long
 
 
 def test_the_check_sees_imports() -> None:

@@ -1,4 +1,4 @@
-"""Variants, doubt and consensus by their invariants: each variant alone, order, spread against NumPy."""
+"""Variants, uncertainty and consensus by their invariants: each variant alone, order, spread against NumPy."""
 
 from pathlib import Path
 from typing import Any
@@ -108,11 +108,13 @@ def test_spread_is_the_standard_deviation_of_chroma() -> None:
 def test_the_map_is_of_what_is_shown(plain_pipe: ColorizationPipeline) -> None:
     gray = np.tile(np.linspace(0, 1, 60), (45, 1))
     result = plain_pipe(gray, generator=seeded(), num_variants=4, return_uncertainty=True, output_type="np")
-    (doubt,) = result.uncertainty
-    assert doubt.shape == (45, 60) and doubt.dtype == np.float32
+    (uncertainty,) = result.uncertainty
+    assert uncertainty.shape == (45, 60) and uncertainty.dtype == np.float32
     chroma = np.stack([skimage_color.rgb2lab(one)[..., 1:] for one in result.variants[0]])
-    assert np.abs(doubt - np.sqrt(np.var(chroma, axis=0, ddof=1).sum(-1))).max() < 0.05
-    assert doubt[:, 25:35].mean() > 2 and doubt[:, [0, -1]].max() < 1  # black and white have no colours to differ in
+    assert np.abs(uncertainty - np.sqrt(np.var(chroma, axis=0, ddof=1).sum(-1))).max() < 0.05
+    assert (
+        uncertainty[:, 25:35].mean() > 2 and uncertainty[:, [0, -1]].max() < 1
+    )  # black and white have no colours to differ in
     none = plain_pipe(gray, generator=seeded(), intensity=0, return_uncertainty=True, output_type="pt")
     assert none.uncertainty[0].max() < 0.05 and torch.is_tensor(none.uncertainty[0])
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from ..evaluation.photos import PhotoSet
     from ..evaluation.report import Extent
+    from ..training.sources import PhotoSource
 
 from .console import show
 from .options import Checkpoint, Device, Guidance, Precision, Steps, command, named_checkpoint
@@ -214,15 +215,9 @@ def sheet(
 
     quieten_libraries()
     source = open_source(photos)
-    indices = list(range(len(source)))
-    if where:
-        column, _, value = where.partition("=")
-        indices = [index for index in indices if source.labels(column, [index]) == [value]]
-        if not indices:
-            raise ValueError(f"--where {where}: no photo has {value!r} in column {column!r}")
     pipes = {name: load_pipeline(other, device=device) for name, other in map(named_checkpoint, beside or ())}
     pipes["COLORIZED"] = load_pipeline(checkpoint, device=device)
-    pages = in_rows(indices[:limit], per_page)
+    pages = in_rows(_choose(source, where)[:limit], per_page)
     for number, page in enumerate(pages, 1):
         labs = [decode_lab8(source.load(index)) for index in page]
         grays = [lightness_to_gray(lab[:1]).clamp(0, 1) for lab in labs]
@@ -239,6 +234,18 @@ def sheet(
         target.parent.mkdir(parents=True, exist_ok=True)
         _paint(columns, names, edge=edge).save(target)
         show(str(target))
+
+
+def _choose(source: "PhotoSource", where: str | None) -> list[int]:
+    """Which photos ``--where`` asks for."""
+    every = list(range(len(source)))
+    if where is None:
+        return every
+    column, _, value = where.partition("=")
+    chosen = [index for index in every if source.labels(column, [index]) == [value]]
+    if not chosen:
+        raise ValueError(f"--where {where}: no photo has {value!r} in column {column!r}")
+    return chosen
 
 
 def _paint(columns: "dict[str, list[Tensor]]", names: list[str], *, edge: int) -> "Image":
