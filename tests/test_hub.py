@@ -22,6 +22,7 @@ from test_train_script import ROOT, command
 
 from colorized_pipeline import EXAMPLES
 from colorized_pipeline.diffusion.bands import BANDS
+from colorized_pipeline.diffusion.pipeline import CODE_FILES
 from colorized_pipeline.hub import stage
 from colorized_pipeline.training.options import parse_options
 
@@ -82,11 +83,10 @@ def pushed(hub: LocalHub, client: Client, checkpoint: Path) -> dict[str, bytes]:
 
 
 def test_push_uploads_the_pipeline_its_code_card_and_picture(pushed: dict[str, bytes], checkpoint: Path) -> None:
-    code = ("pipeline.py", "bands.py", "color.py", "hints.py", "steering.py", "variants.py")
-    assert set(pushed) == {*PARTS, *WEIGHTS, *code, "README.md", "samples.jpg"}
+    assert set(pushed) == {*PARTS, *WEIGHTS, *CODE_FILES, "README.md", "samples.jpg"}
     for name in (*PARTS, *WEIGHTS):
         assert pushed[name] == (checkpoint / name).read_bytes(), name
-    for name in code:
+    for name in CODE_FILES:
         assert pushed[name] == (ROOT / "colorized_pipeline" / "diffusion" / name).read_bytes(), name
 
 
@@ -249,7 +249,7 @@ def test_the_command_takes_a_public_repository_as_checkpoint(client: Client, ref
         ("wrong token", "doesn't accept this token (401)"),
         ("reading token", "may not write to alice/new (403)"),
         ("someone else's name", "may not write to alice/new (403)"),
-        ("existing", f"repository {REPO} has 14 files already; add --overwrite"),
+        ("existing", f"repository {REPO} has 16 files already; add --overwrite"),
         ("existing and public", "exists and is public"),
         ("no namespace", "must be user/name"),
         ("bad name", "'alice/a name'"),
