@@ -288,17 +288,16 @@ class Worker:
             raise _message("Give a photo first: drop it on the field, choose a file or paste it.")
         photo = _original(shown, arrival)
         guiding = None if reference is None else _original(reference, guide)
-        palette = None
         if guiding:
             with _messages_for_visitors(guiding):
-                palette = self._read_palette(guiding)
+                self._read_palette(guiding)
         folder = tempfile.TemporaryDirectory(prefix="colorized-app-")
         with _messages_for_visitors(photo, Path(folder.name)):
             hints = self._read_painting(painting, photo)
             wishes = {"variants": int(variants), "hints": hints, "reference": guiding}
             settings = self._settings(steps, seed, intensity, alone=True, **wishes)
             asked = PhotoJob(photo, Path(folder.name) / _result_name(photo), Path(photo.name))
-            opened = open_photo(self.pipe, asked, settings)
+            opened = open_photo(self.pipe, asked, settings, read_palette=self._read_palette)
             writer, page = Writer(self.pipe, settings), opened.page(0)
             job = Job(folder, before=show_small(page, None, longest=_PREVIEW_EDGE), files=[], previews=[], seeds=[])
             for number in range(settings.variants):
@@ -309,9 +308,7 @@ class Worker:
                 )
                 with one_thread():
                     for row in rows:
-                        (opened.chroma[row],) = draw_rows(
-                            self.pipe, settings, [(opened, row)], palette=palette, on_step=bar
-                        )
+                        (opened.chroma[row],) = draw_rows(self.pipe, settings, [(opened, row)], on_step=bar)
                 target = opened.job.target
                 target = target.with_name(f"{target.stem}-colour-{settings.seed + number}{target.suffix}")
                 copy = writer.variant(opened, number, target)

@@ -22,7 +22,8 @@ PACKAGE = Path(__file__).parents[1] / "colorized_pipeline"
 MAY_IMPORT = {
     "diffusion": set(),
     "archive": {"diffusion"},
-    "batch": {"diffusion", "archive"},
+    "sets": {"diffusion", "archive"},
+    "batch": {"diffusion", "archive", "sets"},
     "publish": {"diffusion", "archive", "batch"},
     "training": {"diffusion", "loading"},
     "evaluation": {"diffusion", "archive", "batch", "training"},

@@ -34,6 +34,25 @@ os.umask(_UMASK)
 
 
 @dataclass(frozen=True)
+class KnownColour:
+    """A colour that somebody knows of a photo.
+
+    Attributes:
+        place: (x, y, radius), (left, top, right, bottom), or a picture: its file or a data address.
+        colour: see :func:`read_colour`; empty for a painted picture.
+        described: in words, with who says so; what a label and the manifest say of it.
+        entry: the file and the place in it where this stands.
+        is_reference: ``place`` is a colour photo whose palette the result gets.
+    """
+
+    place: tuple[float, ...] | str
+    colour: str
+    described: str
+    entry: str
+    is_reference: bool = False
+
+
+@dataclass(frozen=True)
 class Job:
     """One photo to colorize.
 
@@ -41,6 +60,8 @@ class Job:
         source, target: where the photo is and where its colour copy goes.
         name: the photo's path inside the folder it was found in.
         refusal: why it can't be done, if planning already knows.
+        known: colours that are known, the later ones counting where they overlap.
+        anchor: another photo, whose colours this one gets where it shows the same.
         origin: what its label says of where it comes from, such as ``{"SourceCanvas": "https://..."}``.
     """
 
@@ -48,6 +69,8 @@ class Job:
     target: Path
     name: Path
     refusal: str = ""
+    known: tuple[KnownColour, ...] = ()
+    anchor: "Job | None" = None
     origin: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 

@@ -16,6 +16,7 @@ from .._version import __version__
 from ..archive.files import MANIFEST_NAME, Job
 from ..archive.scans import hash_file
 
+_OF_ONE_PHOTO = ("known", "tied_to")  # settings that files beside the photos decide
 _PARTIAL_NAME = ".colorized-partial"
 
 
@@ -142,12 +143,19 @@ def _check_target(
         same_settings = known["settings"] == settings
         if same_settings and sha256 == known["sha256"]:
             raise DoneBefore
+        if sha256 == known["sha256"] and _without_known(known["settings"]) == _without_known(settings):
+            return sha256  # who says other colours of a photo wants it anew
         if not overwrite:
             what = "of another version of the photo" if same_settings else "with other settings"
             raise ValueError(f"{file} was made {what}; add --overwrite to replace it")
     if not overwrite:
         raise ValueError(f"{file} exists; add --overwrite to replace it")
     return sha256
+
+
+def _without_known(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without what is said of one photo alone."""
+    return {name: value for name, value in settings.items() if name not in _OF_ONE_PHOTO}
 
 
 def _unchanged(source: Path, known: Mapping[str, Any]) -> bool:

@@ -7,23 +7,27 @@ interrupted: its seed comes from its hash, and the network always sees batches o
 import copy
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..archive.files import Job
 from ..archive.provenance import Signer
 from ..archive.scans import peek_pixels
+from ..diffusion.photo import Lightness
 from ..diffusion.pipeline import ColorizationPipeline
 from .manifest import DoneBefore, Manifest
 from .photos import OpenPhoto, draw_rows, open_photo
 from .results import Writer
 from .settings import Settings
 
+_ANCHORS_KEPT = 32
 _OPEN_PIXELS = 4e8  # decoded at one time, unless a single photo is larger
 
 
@@ -74,10 +78,14 @@ class Batch:
         )
         self._on_cpu = pipe.device.type == "cpu"  # where the network's work is most of the work
         self._samplers = _cores() if self._on_cpu else 1
-        self._palette = pipe.read_palette(settings.reference) if settings.reference else None
+        self._read_palette = lru_cache(maxsize=16)(pipe.read_palette)  # not as often as there are photos
+        if settings.reference:
+            self._read_palette(settings.reference)  # a bad one is an error of the run, not of each photo
         self._thread = threading.local()
+        self._anchors: dict[Path, Future[OpenPhoto]] = {}
+        self._anchors_lock = threading.Lock()
         self._tasks: dict[Future, Callable[[Future], list[Outcome]]] = {}
-        self._waiting: dict[torch.Size, _Rows] = {}
+        self._waiting: dict[Hashable, _Rows] = {}
         self._pixels: dict[int, float] = {}  # of every photo that is open, by its job's identity
         self._reading = self._drawing = 0
 
@@ -123,14 +131,14 @@ class Batch:
         """Full batches go to the network at once, short ones only when nothing is being read that could fill them."""
         size = self.settings.batch_size
         while self._waiting:
-            shape = max(self._waiting, key=lambda shape: len(self._waiting[shape]))
-            rows, rest = self._waiting[shape][:size], self._waiting[shape][size:]
+            kind = max(self._waiting, key=lambda kind: len(self._waiting[kind]))
+            rows, rest = self._waiting[kind][:size], self._waiting[kind][size:]
             if len(rows) < size and (self._reading or self._drawing >= self._samplers):
                 return
             if rest:
-                self._waiting[shape] = rest
+                self._waiting[kind] = rest
             else:
-                del self._waiting[shape]
+                del self._waiting[kind]
             self._drawing += 1
             task = self._networks.submit(self._draw, rows, on_step)
             self._tasks[task] = lambda future, rows=rows: self._after_drawing(rows, future)  # type: ignore[misc]
@@ -141,8 +149,7 @@ class Batch:
             return [self._close(job, error)]
         photo: OpenPhoto = future.result()
         for row in range(len(photo.seeds)):
-            shape = photo.pages[row // photo.variants].lightness.shape
-            self._waiting.setdefault(shape, []).append((photo, row))
+            self._waiting.setdefault(photo.kind(row), []).append((photo, row))
         return []
 
     def _after_drawing(self, rows: _Rows, future: Future) -> list[Outcome]:
@@ -177,15 +184,50 @@ class Batch:
     # What is done with a photo, in threads of its own
 
     def _read(self, job: Job) -> OpenPhoto:
-        return open_photo(
-            self.pipe, job, self.settings, output=self.output, manifest=self.manifest, overwrite=self.overwrite
+        photo = open_photo(
+            self.pipe,
+            job,
+            self.settings,
+            output=self.output,
+            manifest=self.manifest,
+            overwrite=self.overwrite,
+            read_palette=self._read_palette,
         )
+        if job.anchor:
+            anchor = self._find_anchor(job.anchor).result()
+            for row in range(len(photo.seeds)):
+                page, variant = divmod(row, photo.variants)
+                photo.ties.append(self.pipe.tie(photo.pages[page], anchor.pages[0], anchor.chroma[variant]))
+        return photo
+
+    def _find_anchor(self, job: Job) -> "Future[OpenPhoto]":
+        """A photo that others are tied to, with its first page drawn. Some stay in memory: groups come together."""
+        with self._anchors_lock:
+            if job.source not in self._anchors:
+                self._anchors[job.source] = self._networks.submit(self._draw_anchor, job)
+                while len(self._anchors) > _ANCHORS_KEPT:
+                    del self._anchors[next(iter(self._anchors))]
+            return self._anchors[job.source]
+
+    def _draw_anchor(self, job: Job) -> OpenPhoto:
+        """Drawn for its colours alone, as it is when its own turn comes; nothing is written."""
+        settings = replace(self.settings, pages="first", uncertainty=False)
+        try:
+            photo = open_photo(self.pipe, job, settings, overwrite=True, read_palette=self._read_palette)
+        except (OSError, ValueError, MemoryError) as error:
+            reason, remedy = explain(error, job.source), "mend it, or take it out of the folder"
+            raise ValueError(f"gets the colours of a photo that can't be colorized ({reason}); {remedy}") from error
+        rows, size = [(photo, row) for row in range(photo.variants)], settings.batch_size
+        for start in range(0, len(rows), size):
+            photo.chroma.update(enumerate(self._draw(rows[start : start + size], None), start=start))
+        photo.pages = [replace(page, photo=Lightness(np.empty((0, 0), np.uint8))) for page in photo.pages]
+        return photo
 
     def _draw(self, rows: _Rows, on_step: Callable[[], object] | None) -> torch.Tensor:
         if not hasattr(self._thread, "pipe"):
             self._thread.pipe = copy.copy(self.pipe)  # same weights; a scheduler counts its steps, so each its own
             self._thread.pipe.scheduler = copy.deepcopy(self.pipe.scheduler)
-        return draw_rows(self._thread.pipe, self.settings, rows, palette=self._palette, on_step=on_step)
+        return draw_rows(self._thread.pipe, self.settings, rows, on_step=on_step)
 
 
 def explain(error: BaseException, photo: Path) -> str:

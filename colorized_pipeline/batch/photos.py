@@ -1,7 +1,8 @@
 """What is done with a photo before it is written: opened, prepared for the network, drawn."""
 
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from ..archive.files import Job, check_inside, output_format
 from ..archive.scans import Scan, open_scan
 from ..diffusion.photo import Lightness, PreparedPhoto
 from ..diffusion.pipeline import ColorizationPipeline
-from ..diffusion.steering import Palette
+from ..diffusion.steering import Palette, Tie, join_palettes
+from ..sets.known import read_hints
 from .manifest import Manifest, check_targets
 from .settings import Settings, derive_seed
 
@@ -32,6 +34,9 @@ class OpenPhoto:
         seeds: of each row.
         chroma: what has been drawn, by row.
         started: when its reading began, by ``time.monotonic``.
+        settings: with what is known of this photo alone.
+        palette: of a reference photo.
+        ties: of each row, to the photo whose colours it gets.
     """
 
     job: Job
@@ -40,11 +45,19 @@ class OpenPhoto:
     pages: list[PreparedPhoto]
     seeds: list[int]
     started: float
+    settings: Settings
+    palette: Palette | None = None
+    ties: list[Tie] = field(default_factory=list)
     chroma: dict[int, torch.Tensor] = field(default_factory=dict)
 
     @property
     def variants(self) -> int:
         return len(self.seeds) // len(self.pages)
+
+    def kind(self, row: int) -> Hashable:
+        """What rows that are drawn together have in common: the working shape, and how they are steered."""
+        page = self.pages[row // self.variants]
+        return page.lightness.shape, page.hints is None, self.palette is None, not self.ties
 
     def drawn(self, page: int) -> torch.Tensor:
         """A page's variants ``[V, 2, h, w]``, in the order of their seeds."""
@@ -66,8 +79,12 @@ def open_photo(
     output: Path | None = None,
     manifest: Manifest | None = None,
     overwrite: bool = False,
+    read_palette: Callable[[Path], Palette] | None = None,
 ) -> OpenPhoto:
     """Read a photo and prepare it for the network; arguments as of :class:`Batch`.
+
+    Args:
+        read_palette: reads a reference photo; ``pipe.read_palette`` if not given.
 
     Raises:
         DoneBefore: if the manifest knows its results.
@@ -79,23 +96,34 @@ def open_photo(
     format_name = output_format(job.target)
     if output:
         check_inside(job.target, output)
+    settings = settings.of(job)
     files, record = settings.files(job.target), settings.record()
     sha256 = check_targets(job, files, manifest=manifest, settings=record, overwrite=overwrite)
     scan = open_scan(job.source, pages=settings.pages, max_megapixels=settings.max_megapixels, sha256=sha256)
     if len(scan.sizes) > 1:
         _check_pages(scan, job, settings, format_name)
+    reference = settings.reference
+    palette = (read_palette or pipe.read_palette)(reference) if reference else None
     bases = range(settings.seed, settings.seed + settings.variants)
     pages, seeds = [], []
     for number in range(len(scan.sizes)):
-        page = pipe.prepare(
-            Lightness(scan.read_page(number)),
-            working_size=settings.working_size,
-            borders=settings.borders,
-            hints=settings.hints,
-        )
+        page = _prepare(pipe, Lightness(scan.read_page(number)), job, settings)
         pages.append(page if len(scan.sizes) == 1 else replace(page, photo=Lightness(np.empty((0, 0), np.uint8))))
         seeds += [derive_seed(base, scan.sha256, number) for base in bases]
-    return OpenPhoto(job, scan, format_name, pages, seeds, started)
+    return OpenPhoto(job, scan, format_name, pages, seeds, started, settings, palette)
+
+
+def _prepare(pipe: ColorizationPipeline, page: Lightness, job: Job, settings: Settings) -> PreparedPhoto:
+    """A page with its hints; an error about one that stands in a file names its place there."""
+    entries = [one.entry for one in job.known if not one.is_reference]
+    hints = [*read_hints(job.known, (page.height, page.width)), *settings.hints]
+    try:
+        return pipe.prepare(page, working_size=settings.working_size, borders=settings.borders, hints=hints)
+    except (ValueError, TypeError) as error:
+        number = re.match(r"hints\[(\d+)\]: ", str(error))
+        if number is None or int(number[1]) >= len(entries):
+            raise
+        raise ValueError(f"{entries[int(number[1])]}: place: {str(error)[number.end() :]}") from error
 
 
 def _check_pages(scan: Scan, job: Job, settings: Settings, format_name: str) -> None:
@@ -103,7 +131,7 @@ def _check_pages(scan: Scan, job: Job, settings: Settings, format_name: str) -> 
     several, first = f"{job.source}: has {len(scan.sizes)} pages", "take the first page with --pages first"
     if not FORMATS[format_name].pages:
         raise ValueError(f"{several}, and {job.target.name} holds one: save as .tif, or {first}")
-    if settings.hints:
+    if settings.hints or any(not one.is_reference for one in job.known):
         raise ValueError(f"{several}, and hints are places on one picture: {first}")
     if settings.uncertainty:
         raise ValueError(f"{several}, and a map of uncertainty shows one: leave out --uncertainty, or {first}")
@@ -114,10 +142,9 @@ def draw_rows(
     settings: Settings,
     rows: Sequence[tuple[OpenPhoto, int]],
     *,
-    palette: Palette | None = None,
     on_step: Callable[[], object] | None = None,
 ) -> torch.Tensor:
-    """Draw the chroma ``[N, 2, h, w]`` of N rows of photos of one working shape, at most ``settings.batch_size``.
+    """Draw the chroma ``[N, 2, h, w]`` of N rows of photos of one kind, at most ``settings.batch_size``.
 
     The network always sees ``batch_size`` rows, a short batch filled up, since its sums come out differently (in the
     seventh digit) at another size. So a row doesn't depend on its neighbours.
@@ -128,7 +155,8 @@ def draw_rows(
         num_inference_steps=settings.steps,
         guidance_scale=settings.guidance,
         generators=[torch.Generator().manual_seed(photo.seeds[row]) for photo, row in filled],
-        palette=palette,
+        palette=join_palettes([photo.palette for photo, _ in filled]),
+        ties=[photo.ties[row] for photo, row in filled if photo.ties] or None,
         on_step=on_step,
     )
     return drawn[: len(rows)]

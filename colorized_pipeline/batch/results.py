@@ -151,7 +151,7 @@ class Writer:
     def _describe(self, photo: OpenPhoto, copy: Copy) -> Label:
         seeds = {"Seed": ", ".join(map(str, copy.seeds)), "BaseSeed": copy.base_seed}
         averaged = {"Consensus": f"mean of {copy.averaged} variants"} if copy.averaged else {}
-        settings = {**seeds, **self.settings.label(), **averaged, **photo.job.origin}
+        settings = {**seeds, **photo.settings.label(), **averaged, **photo.job.origin}
         return Label(source_name=photo.job.source.name, source_sha256=photo.scan.sha256, settings=settings)
 
     def _record(self, photo: OpenPhoto, new: NewFile, **facts: Any) -> None:
@@ -165,6 +165,6 @@ class Writer:
                 output_sha256=sha256,
                 **facts,
                 **({"notes": photo.scan.notes} if photo.scan.notes else {}),
-                settings=self.settings.record(),
+                settings=photo.settings.record(),
                 seconds=round(time.monotonic() - photo.started, 3),
             )

@@ -1,12 +1,12 @@
 """What decides a result, apart from the photo."""
 
 import hashlib
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..archive.files import result_files
+from ..archive.files import Job, result_files
 from ..archive.scans import DEFAULT_MAX_MEGAPIXELS, hash_file
 from ..diffusion.hints import Hint, describe_hints
 from ..diffusion.pipeline import ColorizationPipeline
@@ -33,6 +33,8 @@ class Settings:
         consensus: what is kept of several variants: ``"medoid"``, the most typical, or ``"mean"``; all if empty.
         uncertainty: also a map of how far the variants differ.
         reference: a colour photo whose palette the results get.
+        tied_to: name and hash of the photo whose colours this one gets, and what is known of them.
+        known: what is known of this photo's colours and who says so, in words, see :meth:`of`.
         max_megapixels: larger photos are refused.
     """
 
@@ -54,6 +56,8 @@ class Settings:
     uncertainty: bool = False
     hints: tuple[Hint, ...] = ()
     reference: Path | None = None
+    known: tuple[str, ...] = ()
+    tied_to: tuple[str, ...] = ()
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS
 
     @property
@@ -70,13 +74,29 @@ class Settings:
         """Every file that comes of a photo whose result is called ``target``."""
         return result_files(target, copies=self.copies, uncertainty=self.uncertainty)
 
+    def of(self, job: Job) -> "Settings":
+        """These with what is known of one photo alone."""
+        reference = next((Path(str(one.place)) for one in job.known if one.is_reference), self.reference)
+        known = tuple(one.described for one in job.known)
+        tied_to = (
+            (job.anchor.source.name, hash_anchor(job.anchor.source), *self.of(job.anchor).known) if job.anchor else ()
+        )
+        return replace(self, known=known, tied_to=tied_to, reference=reference)
+
     def record(self) -> dict[str, Any]:
         """What must be equal for a result to count as done."""
-        left_out = {"hints", "reference", "max_megapixels"}
+        left_out = {"hints", "reference", "known", "tied_to", "max_megapixels"}
         left_out |= {"variants", "consensus", "uncertainty"} if self.variants == 1 else set()
         record = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in left_out}
         record |= {"hints": describe_hints(self.hints)} if self.hints else {}
-        return record | ({"reference_sha256": self.reference_sha256} if self.reference else {})
+        record |= {"tied_to": list(self.tied_to)} if self.tied_to else {}
+        record |= {"known": list(self.known)} if self.known else {}
+        return record | ({"reference_sha256": self.reference_sha256} if self._has_one_reference else {})
+
+    @property
+    def _has_one_reference(self) -> bool:
+        """A reference for all photos, and not one that ``known`` tells of."""
+        return self.reference is not None and not any(one.startswith("reference:") for one in self.known)
 
     def label(self) -> dict[str, object]:
         """What a copy's label says of them, in XMP's style; its seeds come before these."""
@@ -90,6 +110,8 @@ class Settings:
             "Engine": self.engine,
             "Checkpoint": self.checkpoint,
             **({"Hints": "; ".join(describe_hints(self.hints))} if self.hints else {}),
+            **({"TiedTo": "; ".join(self.tied_to)} if self.tied_to else {}),
+            **({"KnownColours": "; ".join(self.known)} if self.known else {}),
             **({"ReferenceSHA256": self.reference_sha256} if self.reference else {}),
         }
 
@@ -133,6 +155,12 @@ def build_settings(
         uncertainty=uncertainty,
         **others,
     )
+
+
+@lru_cache(maxsize=256)
+def hash_anchor(source: Path) -> str:
+    """The hash of a photo that others are tied to: once in a run."""
+    return hash_file(source)
 
 
 def choose_variants(variants: int | None, *, consensus: str | None, uncertainty: bool) -> tuple[int, str]:

@@ -59,6 +59,13 @@ class LayerFormat(str, Enum):
     ora = "ora"
 
 
+class Consistent(str, Enum):
+    """``--consistent``"""
+
+    alike = "alike"
+    folder = "folder"
+
+
 class Consensus(str, Enum):
     """``--consensus``"""
 
@@ -190,13 +197,49 @@ class Known:
     ] = None
     reference: Annotated[
         Path | None,
-        typer.Option(help="A colour photo, e.g. of the same place, whose palette results get.", show_default=False),
+        typer.Option(
+            help="A colour photo, e.g. of the same place, whose palette results get; or a folder of such, each for "
+            "the photo of its name.",
+            show_default=False,
+        ),
+    ] = None
+    consistent: Annotated[
+        Consistent | None,
+        typer.Option(
+            help="One set of colours for photos of a folder that show the same (alike), or for all of a folder "
+            "(folder): what the first one shows gets its colours in the others.",
+            show_default=False,
+        ),
     ] = None
 
     def __post_init__(self) -> None:
         for option, file in (("--hint-mask", self.hint_mask), ("--reference", self.reference)):
-            if file and not file.is_file():
+            if file and not file.is_file() and (option == "--hint-mask" or not file.is_dir()):
                 raise FileNotFoundError(f"{option}: {file}: no such file")
+
+    def add(self, jobs: "list[Job]", network: "Network", colours: Colours, files: Files) -> "list[Job]":
+        """The jobs with what files beside the photos tell of their colours, and tied to each other if asked for."""
+        from ..sets.groups import look_at, tie_alike, tie_folders
+        from ..sets.known import add_known_colours, add_references
+
+        jobs = add_known_colours(jobs)
+        if network.engine:
+            remedy = "known colours need derivatives of the network, which --engine hasn't: leave it out"
+            jobs = [replace(job, refusal=f"{job.known[0].entry}: {remedy}") if job.known else job for job in jobs]
+        if self.reference and self.reference.is_dir():
+            jobs = add_references(jobs, self.reference)
+        if self.consistent is Consistent.folder:
+            return tie_folders(jobs)
+        if self.consistent is Consistent.alike:
+            pipe, _ = network.load(None)
+            seen = look_at(
+                pipe,
+                max_megapixels=files.max_megapixels,
+                borders=colours.borders,
+                working_size=colours.working_size,
+            )
+            return tie_alike(jobs, seen)
+        return jobs
 
     def read_hints(self) -> "tuple[Hint, ...]":
         """The hints, and the mask last."""
@@ -386,6 +429,7 @@ def colorize(
     found = find_photos(inputs, recursive=files.recursive, output=files.output)
     jobs = _plan(found, inputs, files, variants, beside)
     jobs = [replace(job, origin=origins.get(job.source, {})) for job in jobs]
+    jobs = known.add(jobs, network, colours, files)
     if hints and len(jobs) != 1:
         raise ValueError(f"--hint and --hint-mask are places on one photo, and here are {len(jobs)}: give one")
     part = take_part(jobs, shard=files.shard, device=network.device)
@@ -402,7 +446,7 @@ def colorize(
         mark=labels.mark,
         signed=signer is not None,
         hints=hints,
-        reference=known.reference,
+        reference=known.reference if known.reference and known.reference.is_file() else None,
     )
     with ExitStack() as stack:
         manifest = temporary = None

@@ -40,7 +40,18 @@ from .photo import (
     seen_chroma,
 )
 from .reading import PhotoError
-from .steering import HintSteer, Palette, PaletteSteer, Steer, SteerInTurn, fit_palette, steered_prediction
+from .steering import (
+    HintSteer,
+    Palette,
+    PaletteSteer,
+    Steer,
+    SteerInTurn,
+    Tie,
+    TieSteer,
+    fit_palette,
+    match_colours,
+    steered_prediction,
+)
 from .variants import check_count, check_variants, count_variants, order_by_typicality
 
 # What travels with a checkpoint: every module of this folder
@@ -306,6 +317,7 @@ class ColorizationPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         palette: Palette | None = None,
+        ties: Sequence[Tie] | None = None,
         on_step: Callable[[], object] | None = None,
         callback_on_step_end: Callable[..., dict[str, torch.Tensor]] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
@@ -316,7 +328,8 @@ class ColorizationPipeline(DiffusionPipeline):
             prepared: a photo for each row, all of one working shape; the same one several times for variants of it.
                 Or one photo for all rows.
             generators: source of randomness of each row.
-            palette: of a reference photo, see :meth:`read_palette`.
+            palette: of a reference photo, see :meth:`read_palette`; of one for all rows, or of one for each.
+            ties: of each row, to a photo whose colours it gets, see :meth:`tie`.
             on_step: called after each denoising step.
             num_inference_steps, guidance_scale, callback_on_step_end, callback_on_step_end_tensor_inputs: as of a
                 call.
@@ -326,7 +339,7 @@ class ColorizationPipeline(DiffusionPipeline):
         if len(photos) != len(generators):
             raise ValueError(f"generators has {len(generators)} entries for {len(photos)} rows; give one each")
         self._check_callback(callback_on_step_end_tensor_inputs)
-        steer = self._steer(photos, steps=steps, palette=palette)
+        steer = self._steer(photos, steps=steps, palette=palette, ties=ties)
         device = self._execution_device
         condition = self._condition_rows(photos)  # [N, C, h, w]
         shape = (len(photos), self.unet.config.out_channels, *condition.shape[-2:])
@@ -365,6 +378,20 @@ class ColorizationPipeline(DiffusionPipeline):
             if on_step:
                 on_step()
         return self.latents_to_chroma(latents.cpu())
+
+    @torch.no_grad()
+    def features(self, prepared: PreparedPhoto) -> torch.Tensor:
+        """What the image encoder sees of a photo, ``[K, h, w]`` on the UNet's grid; its pixels without an encoder."""
+        pixels = self.config.luma_factor**2 if self.image_encoder is not None else 0
+        return self._condition_rows([prepared])[0, pixels:].float().cpu()
+
+    def tie(self, prepared: PreparedPhoto, other: PreparedPhoto, chroma: torch.Tensor) -> Tie:
+        """What ties a photo's colours to those ``[2, h, w]`` that were drawn of another photo which shows the same."""
+        features, others = self.features(prepared), self.features(other)
+        level, other_level = (F.avg_pool2d(photo.lightness, self.config.luma_factor) for photo in (prepared, other))
+        return match_colours(
+            features, level, known=(others, other_level, F.adaptive_avg_pool2d(chroma, other_level.shape[-2:]))
+        )
 
     def show(
         self, prepared: PreparedPhoto, chroma: torch.Tensor, *, intensity: float = 1.0, deep: bool = True
@@ -608,25 +635,29 @@ class ColorizationPipeline(DiffusionPipeline):
                     photo.condition = self.condition(photo.lightness[None].to(self._execution_device))[0]
         return torch.stack([photo.condition for photo in photos])  # type: ignore[misc]
 
-    def _steer(self, photos: Sequence[PreparedPhoto], *, steps: int, palette: Palette | None) -> Steer | None:
-        """What steers the drawing of these rows towards their hints or a palette; None without any.
+    def _steer(
+        self, photos: Sequence[PreparedPhoto], *, steps: int, palette: Palette | None, ties: Sequence[Tie] | None
+    ) -> Steer | None:
+        """What steers the drawing of these rows towards their hints, a palette or other photos; None without any.
 
         Raises:
             ValueError: if this checkpoint or its scheduler can't be steered.
         """
         hinted = [photo.hints for photo in photos]
         given = next((one for one in hinted if one is not None), None)
-        if given is None and palette is None:
+        if given is None and palette is None and ties is None:
             return None
         if self.config.objective != "diffusion":
-            raise ValueError("hints and reference need a diffusion checkpoint; this one is a regression, in one pass")
+            raise ValueError("known colours need a diffusion checkpoint; this one is a regression, in one pass")
         if not hasattr(self.scheduler, "alphas_cumprod"):
-            raise ValueError(f"hints and reference don't work with {type(self.scheduler).__name__}; use DDPMScheduler")
+            raise ValueError(f"known colours don't work with {type(self.scheduler).__name__}; use DDPMScheduler")
         factor, scale, device = self.config.luma_factor, self.config.chroma_scale, self._execution_device
         steers: list[Steer] = []
         if palette is not None:
             cells = F.avg_pool2d(torch.stack([photo.lightness for photo in photos]), factor).to(device)
             steers.append(PaletteSteer(palette, cells, scale=scale, steps=steps))
+        if ties is not None:
+            steers.append(TieSteer(ties, scale=scale, steps=steps))
         if given is not None:
             nothing = HintMap(torch.zeros_like(given.chroma), torch.zeros_like(given.known))
             targets, shares = zip(*((one or nothing).on_grid(factor) for one in hinted), strict=True)

@@ -11,12 +11,20 @@ from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 
 _RIDGE = 0.01  # variance, in CIELAB units squared, below which a colour or a lightness counts as constant
 _STRETCH = 1.5  # a step makes a palette so much wider at most: the hues of a nearly grey prediction mean nothing
 _SHARE = 0.85  # of the way from a photo's palette to the reference's: halves the distance, docs/measurements/hints.md
 _SEEN = 1.5  # standard deviations of a photo's lightness around its mean, in which its palette holds
 _UNSEEN = 15.0  # L* beyond what a reference shows, at which its palette has lost most of its weight
+_TIE_SHARE = 0.95  # of the way to a tied photo's colours, docs/measurements/hints.md
+_ALIKE = 0.03  # difference of two cells' likeness (a cosine) that divides their say by e
+_SAME_LEVEL = 15.0  # L* by which cells of the same thing differ from print to print
+_UNLIKE, _LIKE = (
+    0.2,
+    0.4,
+)  # likeness up to which a cell finds nothing of its own in the other photo, and from which it does
 _AGREEMENT = 0.3  # least cosine between the error at the hints and what the network's correction would do there
 
 
@@ -89,6 +97,16 @@ class Palette:
         return Palette(*(getattr(self, part.name).to(like) for part in fields(self)))
 
 
+def join_palettes(palettes: Sequence[Palette | None]) -> Palette | None:
+    """Palettes of one photo each as those of several rows; ``None`` if there are none."""
+    given = [one for one in palettes if one is not None]
+    if not given:
+        return None
+    if len(given) != len(palettes):
+        raise ValueError("rows that are drawn together must all have a palette, or none")
+    return Palette(*(torch.cat([getattr(one, part.name) for one in given]) for part in fields(Palette)))
+
+
 def fit_palette(lightness: torch.Tensor, chroma: torch.Tensor) -> Palette:
     """The palette of each photo: least squares over the cells of L* ``[B, 1, h, w]`` and a*, b* ``[B, 2, h, w]``."""
     level, colours = lightness.flatten(2), chroma.flatten(2)  # [B, 1, n], [B, 2, n]
@@ -107,7 +125,7 @@ class PaletteSteer:
     bright sky gets the reference's bright colours and dark ground its dark ones.
 
     Args:
-        palette: of the reference (B = 1).
+        palette: of the reference (B = 1), or of each row's.
         lightness: L* ``[B, 1, h, w]`` of the cells.
         scale: the pipeline's ``chroma_scale``.
         steps: in how many steps the picture is drawn. Each goes an equal part of what is left of the way.
@@ -149,6 +167,60 @@ def _power(matrix: torch.Tensor, exponent: float) -> torch.Tensor:
     values, vectors = torch.linalg.eigh(matrix)
     powers = (values.clamp(min=0) + _RIDGE) ** exponent
     return vectors * powers[..., None, :] @ vectors.mT
+
+
+@dataclass(frozen=True)
+class Tie:
+    """What another photo says of this one's colours, place by place.
+
+    Attributes:
+        target: a*, b* ``[2, h, w]`` in CIELAB units.
+        weight: ``[1, h, w]``, 0 where the other photo shows nothing like it, to 1.
+    """
+
+    target: torch.Tensor
+    weight: torch.Tensor
+
+
+def match_colours(features: torch.Tensor, lightness: torch.Tensor, *, known: Sequence[torch.Tensor]) -> Tie:
+    """The colours that a photo's cells have in another photo where they look alike.
+
+    Each cell gets the mean of the other photo's colours, weighted by likeness: of what the features say and of L*.
+
+    Args:
+        features: ``[K, h, w]`` of the photo.
+        lightness: L* ``[1, h, w]``.
+        known: those of the other photo, of any size, and its a*, b* ``[2, h', w']``.
+    """
+    other, level, colours = (one.flatten(1) for one in known)
+    usual = other.mean(1, keepdim=True)  # what all cells of a photo share tells nothing
+    likeness = F.normalize(features.flatten(1) - usual, dim=0).T @ F.normalize(other - usual, dim=0)  # [h w, h' w']
+    levels = (lightness.flatten()[:, None] - level) / _SAME_LEVEL
+    share = torch.softmax(likeness / _ALIKE - levels.square() / 2, dim=1)
+    target = (share @ colours.T).T.reshape(2, *features.shape[1:])
+    sure = (likeness.amax(1) - _UNLIKE) / (_LIKE - _UNLIKE)
+    return Tie(target, sure.clamp(0, 1).reshape(lightness.shape))
+
+
+class TieSteer:
+    """Draws x_0 towards the colours that another photo has where it looks alike.
+
+    Args:
+        ties: of each row.
+        scale: the pipeline's ``chroma_scale``.
+        steps: in how many steps the picture is drawn; each goes an equal part of what is left of the way.
+        share: of the way that they go together; the rest is the network's.
+    """
+
+    needs_network = False
+
+    def __init__(self, ties: Sequence[Tie], *, scale: float, steps: int, share: float = _TIE_SHARE) -> None:
+        self.target = torch.stack([tie.target for tie in ties]) / scale  # [B, 2, h, w]
+        self.strength = torch.stack([tie.weight for tie in ties]) * (1 - (1 - share) ** (1 / steps))
+
+    def __call__(self, clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
+        means = torch.lerp(clean[:, :2].detach(), self.target.to(clean), self.strength.to(clean))
+        return torch.cat((means, clean[:, 2:]), dim=1)
 
 
 class SteerInTurn:
