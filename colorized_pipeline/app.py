@@ -30,6 +30,7 @@ from .batch.settings import Settings, build_settings
 from .batch.sheets import draw_map, show_small, spread_map
 from .diffusion.hints import Hint
 from .diffusion.steering import Palette
+from .sets.known import SIDECAR_SUFFIX, painted_entry, write_sidecar
 
 NOTE = (
     "**The colours are invented.** A grey photo fits many colourings; each variant is one. Label every result as a "
@@ -118,6 +119,10 @@ def _build_photo_tab(worker: "Worker", limits: Limits) -> None:
             settings = _build_settings(worker)
             with gr.Accordion("Colours you know", open=False):
                 painting = _build_painting()
+                with gr.Row():
+                    source = gr.Textbox(label="Who says so", placeholder="A. Clerk, 2019", scale=2)
+                    save = gr.Button("Save these colours", size="sm")
+                sidecar, kept = gr.DownloadButton(visible=False), gr.State(time_to_live=_SECONDS_KEPT)
                 reference = _build_upload(
                     "Or a colour photo of the same place: the result gets its palette", name="reference", height=200
                 )
@@ -155,6 +160,7 @@ def _build_photo_tab(worker: "Worker", limits: Limits) -> None:
     photo.upload(worker.receive, photo, [photo, arrival], **quiet)
     photo.change(lambda shown: shown, photo, painting, queue=False, **quiet)
     reference.upload(worker.receive_reference, reference, [reference, guide], **quiet)
+    save.click(worker.save_colours, [photo, arrival, painting, source], [sidecar, kept], queue=False, **quiet)
     start.click(
         worker.colorize,
         [photo, arrival, painting, reference, guide, *settings, variants],
@@ -378,17 +384,34 @@ class Worker:
             **wishes,
         )
 
+    def save_colours(
+        self, shown: str | None, arrival: Arrival | None, painting: dict[str, Any] | None, source: str
+    ) -> tuple[Any, tempfile.TemporaryDirectory[str]]:
+        """What was painted, as a file that the command finds when it lies beside the photo."""
+        whole = self._painted(painting)
+        if shown is None or whole is None:
+            raise _message("Nothing is painted: pick a colour and paint where it belongs.")
+        photo, folder = _original(shown, arrival), tempfile.TemporaryDirectory(prefix="colorized-app-")
+        file = Path(folder.name) / f"{photo.stem}{SIDECAR_SUFFIX}"
+        file.write_text(write_sidecar(photo.name, [painted_entry(whole, source=source)]), encoding="utf-8")
+        return gr.DownloadButton(f"Download {file.name}", value=str(file), visible=True), folder
+
     def _read_painting(self, painting: dict[str, Any] | None, photo: Path) -> tuple[Hint, ...]:
         """What was painted, at the photo's own size."""
+        if (whole := self._painted(painting)) is None:
+            return ()
+        height, width = open_scan(photo, pages="first", max_megapixels=self.limits.megapixels).sizes[0]
+        return (whole.resize((width, height), Image.Resampling.NEAREST),)
+
+    def _painted(self, painting: dict[str, Any] | None) -> Image.Image | None:
         layers = [layer.convert("RGBA") for layer in (painting or {}).get("layers", ()) if layer is not None]
         painted = [layer for layer in layers if layer.getchannel("A").point([0] * 128 + [255] * 128).getbbox()]
         if not painted:
-            return ()
+            return None
         whole = painted[0]
         for layer in painted[1:]:
             whole = Image.alpha_composite(whole, layer)
-        height, width = open_scan(photo, pages="first", max_megapixels=self.limits.megapixels).sizes[0]
-        return (whole.resize((width, height), Image.Resampling.NEAREST),)
+        return whole
 
     def _preview(self, photo: Path) -> Image.Image:
         """The photo in grey, as the network will see it, at screen size."""

@@ -328,7 +328,7 @@ def test_what_a_visitor_paints_becomes_a_hint_at_the_photo_s_size(
 ) -> None:
     page = pytest.importorskip("colorized_pipeline.app")
     Image.fromarray(grey(120, 168)).save(tmp_path / "photo.png")
-    worker = page.Worker(plain_pipe, page.Limits(), "checkpoint")
+    worker = page.Worker(plain_pipe, page.Limits())
     layer = Image.new("RGBA", (84, 60))  # the page shows photos smaller
     assert worker._read_painting({"layers": [layer]}, tmp_path / "photo.png") == ()
     assert worker._read_painting(None, tmp_path / "photo.png") == ()

@@ -19,7 +19,7 @@ from colorized_pipeline.cli import app
 from colorized_pipeline.diffusion.color import rgb_to_lab
 from colorized_pipeline.diffusion.steering import TieSteer, match_colours
 from colorized_pipeline.sets.groups import likeness, look_at, tie_alike, tie_folders
-from colorized_pipeline.sets.known import add_known_colours, painted_entry, write_sidecar
+from colorized_pipeline.sets.known import add_known_colours, painted_entry, read_hints, write_sidecar
 
 BRICK = {"place": [40, 30, 12], "colour": "#8a3b2e", "note": "brick of the mill", "source": "A. Clerk, 2019"}
 
@@ -168,6 +168,28 @@ def test_painting_of_another_size_is_scaled(box: Path, checkpoint: Path) -> None
     out = box.parent / "out.png"
     assert run(box / "17.png", "-o", out, checkpoint=checkpoint).exit_code == 0
     assert chroma_at(out, 30, 50)[0] > 10 and "(A. Clerk)" in labelled(out)["colorized:KnownColours"]
+
+
+def test_the_page_saves_what_was_painted(box: Path) -> None:
+    app = pytest.importorskip("colorized_pipeline.app")
+    worker = app.Worker(make_pipeline(), app.Limits())
+    layer = Image.new("RGBA", (86, 86), (0, 0, 0, 0))
+    layer.paste((138, 59, 46, 255), (20, 20, 60, 60))
+    button, folder = worker.save_colours(str(box / "17.png"), None, {"layers": [layer]}, "Ž. Nováková")
+    saved = Path(folder.name) / "17.colours.json"
+    assert button.value["path"].endswith(saved.name) and not list(box.glob("*.json"))
+    saved.rename(box / saved.name)
+    (found,) = add_known_colours([job(box / "17.png")])
+    (painting,) = read_hints(found.known, (86, 86))
+    assert np.array_equal(np.array(painting), np.array(layer)) and "Ž. Nováková" in found.known[0].described
+    with pytest.raises(gradio_error(), match="Nothing is painted"):
+        worker.save_colours(str(box / "17.png"), None, {"layers": []}, "")
+
+
+def gradio_error() -> type[Exception]:
+    import gradio
+
+    return gradio.Error
 
 
 def test_a_folder_of_references_goes_by_name(box: Path, checkpoint: Path) -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from ..archive.files import Job
 from ..archive.scans import open_scan
-from ..diffusion.photo import Lightness
+from ..diffusion.photo import Lightness, PreparedPhoto
 from ..diffusion.pipeline import ColorizationPipeline
 
 _CELLS = 8  # along each edge of a photo, by which photos are compared
@@ -29,7 +29,7 @@ def tie_alike(jobs: Sequence[Job], look: Look) -> list[Job]:
 
 
 def look_at(pipe: ColorizationPipeline, *, max_megapixels: float, borders: bool, working_size: int | None) -> Look:
-    """What tells what a job's first page shows, ``[K, cells]``, of length 1 in each cell; ``None`` for a bad file."""
+    """:func:`summarize` of a job's first page; ``None`` for a file that can't be read."""
 
     def look(job: Job) -> torch.Tensor | None:
         try:
@@ -37,10 +37,15 @@ def look_at(pipe: ColorizationPipeline, *, max_megapixels: float, borders: bool,
             photo = pipe.prepare(Lightness(scan.read_page()), working_size=working_size, borders=borders)
         except (OSError, ValueError, TypeError, MemoryError):
             return None  # it is named with the reason when its turn comes
-        seen = F.adaptive_avg_pool2d(pipe.features(photo), _CELLS).flatten(1)
-        return F.normalize(seen - seen.mean(1, keepdim=True), dim=0)
+        return summarize(pipe, photo)
 
     return look
+
+
+def summarize(pipe: ColorizationPipeline, photo: PreparedPhoto) -> torch.Tensor:
+    """What tells what a photo shows, ``[K, cells]``, of length 1 in each cell."""
+    seen = F.adaptive_avg_pool2d(pipe.features(photo), _CELLS).flatten(1)
+    return F.normalize(seen - seen.mean(1, keepdim=True), dim=0)
 
 
 def likeness(one: torch.Tensor, other: torch.Tensor) -> float:
