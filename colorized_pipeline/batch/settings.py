@@ -76,6 +76,8 @@ class Settings:
 
     def of(self, job: Job) -> "Settings":
         """These with what is known of one photo alone."""
+        if not job.known and job.anchor is None:
+            return self
         reference = next((Path(str(one.place)) for one in job.known if one.is_reference), self.reference)
         known = tuple(one.described for one in job.known)
         tied_to = (
@@ -157,9 +159,14 @@ def build_settings(
     )
 
 
-@lru_cache(maxsize=256)
 def hash_anchor(source: Path) -> str:
-    """The hash of a photo that others are tied to: once in a run."""
+    """The hash of a photo that others are tied to, taken once as long as it doesn't change."""
+    status = source.stat()
+    return _hash_once(source, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=256)
+def _hash_once(source: Path, *_: int) -> str:
     return hash_file(source)
 
 

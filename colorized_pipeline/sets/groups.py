@@ -13,7 +13,7 @@ from ..diffusion.photo import Lightness, PreparedPhoto
 from ..diffusion.pipeline import ColorizationPipeline
 
 _CELLS = 8  # along each edge of a photo, by which photos are compared
-_ALIKE = 0.45  # mean likeness of two photos' cells from which they show the same, docs/how-to/sets.md
+_ALIKE = 0.5  # mean likeness of two photos' cells from which they show the same, docs/how-to/sets.md
 
 Look = Callable[[Job], torch.Tensor | None]
 

@@ -134,13 +134,13 @@ def _from_tables(job: Job) -> Iterator[KnownColour]:
     for folder in job.source.parents[: len(job.name.parts)][::-1]:
         table = folder / TABLE_NAME
         name = job.source.relative_to(folder).as_posix()
-        for line, row in _read_table(table) if table.is_file() else ():
+        for line, row in _read_table(table, table.stat().st_mtime_ns) if table.is_file() else ():
             if row["file"] in (name, "*"):
                 yield _read_entry(row, f"{table}: line {line}", folder)
 
 
 @lru_cache(maxsize=16)
-def _read_table(table: Path) -> list[tuple[int, dict[str, str]]]:
+def _read_table(table: Path, _: int) -> list[tuple[int, dict[str, str]]]:
     """Its rows with their line numbers; every one is about a file that exists, or about all (``*``)."""
     try:
         lines = table.read_text(encoding="utf-8-sig").splitlines()
