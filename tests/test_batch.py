@@ -398,7 +398,7 @@ def test_a_reference_is_read_once_for_all_photos(photo: Path, tmp_path: Path) ->
             batch = Batch(pipe, settings_for(pipe, reference=reference), output=output, manifest=manifest)
             assert [outcome.state for outcome in batch.run(jobs)] == ["done"] * len(names)
         counts.append(_OPENED.count(str(reference)))
-    assert counts[0] == counts[1] <= 3
+    assert counts[0] == counts[1] <= 4  # checked, recognized, decoded, hashed
 
 
 @pytest.mark.parametrize("name", ["a", "two  spaces.png", "line\nbreak.png", "photo"])
