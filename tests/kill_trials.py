@@ -7,6 +7,9 @@ or ``--checkpoint``, and kills it after a random time. After each kill every res
 in the manifest, and no source may have changed. Every so often the command may finish; then all results must be, to
 the byte, those of a run that was never killed, and OUT is emptied. Processes are forked from one that has loaded
 everything, so that the moments fall on the work and not on the start.
+
+With ``--ray`` a local Ray cluster of two nodes does the work, and its processes are killed instead. The command must
+finish all the same.
 """
 
 import argparse
@@ -16,10 +19,12 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -120,6 +125,69 @@ def run_trials(work: Path, *, trials: int, photos: int, options: list[str], seed
     }
 
 
+def start_cluster() -> Any:
+    """A Ray cluster of two nodes of one core each on this machine; its processes find the package as this one does."""
+    os.environ |= {"PYTHONPATH": str(Path(__file__).parents[1]), "RAY_USAGE_STATS_ENABLED": "0"}
+    os.environ["RAY_worker_niceness"] = "0"
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
+    quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 4}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "_system_config": quick})
+    cluster.add_node(**node)
+    return cluster
+
+
+def start_ray_command(cluster: Any, source: Path, output: Path, options: list[str]) -> subprocess.Popen[str]:
+    """The command on a cluster, in a process of its own."""
+    words = ["colorize", str(source), "-o", str(output), "--ray", cluster.address, *options]
+    return subprocess.Popen(
+        [sys.executable, "-m", "colorized_pipeline", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def working_processes(cluster: Any) -> list[int]:
+    """The cluster's processes that are at a task of ours, by their number."""
+    found = []
+    raylets = {one.process.pid for node in cluster.list_all_nodes() for one in node.all_processes["raylet"]}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent in raylets and b"_colorize" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+def run_ray_trials(work: Path, *, trials: int, photos: int, options: list[str], seed: int = 0) -> dict[str, object]:
+    """Kill processes of a cluster until so many trials are done; see the module's text."""
+    make_photos(work / "in", photos)
+    before = results(work / "in")
+    if run_forked(["colorize", str(work / "in"), "-o", str(work / "reference"), "--recursive", *options]):
+        raise RuntimeError("the undisturbed run failed")
+    expected = results(work / "reference")
+    cluster, rng, faults, killed, finished = start_cluster(), random.Random(seed), list[str](), 0, 0
+    while killed < trials:
+        running = start_ray_command(cluster, work / "in", work / "out", options)
+        while running.poll() is None:
+            time.sleep(rng.uniform(0.2, 2))
+            if killed < trials and (processes := working_processes(cluster)):
+                os.kill(rng.choice(processes), signal.SIGKILL)
+                killed += 1
+        said = running.communicate()[0]
+        faults += [said[-2000:]] if running.returncode else []
+        faults += check_after_kill(work / "out", expected)
+        faults += [] if results(work / "out") == expected else [f"after {killed} kills: results differ"]
+        faults += ["unfinished files are left"] if list((work / "out").glob(".colorized-partial*")) else []
+        shutil.rmtree(work / "out")
+        finished += 1
+    cluster.shutdown()
+    faults += [] if results(work / "in") == before else ["a source was changed"]
+    return {"killed": killed, "whole sets finished": finished, "photos": photos, "faults": faults}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=200, help="how often to kill")
@@ -127,11 +195,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="denoising steps")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--checkpoint", help="pipeline folder; the package's if not given")
+    parser.add_argument("--ray", action="store_true", help="kill processes of a Ray cluster")
     args = parser.parse_args()
     options = ["--steps", str(args.steps), "--device", "cpu"]
     options += ["--checkpoint", args.checkpoint] if args.checkpoint else []
     with tempfile.TemporaryDirectory() as work:
-        found = run_trials(Path(work), trials=args.trials, photos=args.photos, options=options, seed=args.seed)
+        found = (run_ray_trials if args.ray else run_trials)(
+            Path(work), trials=args.trials, photos=args.photos, options=options, seed=args.seed
+        )
     for name, value in found.items():
         print(f"{name}: {value}")
     sys.exit(bool(found["faults"]))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
@@ -22,6 +22,16 @@ _PARTIAL_NAME = ".colorized-partial"
 
 class DoneBefore(Exception):
     """The photo's results exist, whole, with these settings."""
+
+
+class Records(Protocol):
+    """What the work on photos asks of a :class:`Manifest`; on a cluster another process keeps that."""
+
+    def find(self, output: Path) -> dict[str, Any] | None:
+        """The latest record of a finished result."""
+
+    def add(self, job: Job, output: Path, **facts: Any) -> None:
+        """Record a result or a failure, and wait until it is on the disk."""
 
 
 class Manifest:
@@ -39,14 +49,14 @@ class Manifest:
     def __init__(self, folder: Path, *, part: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._records: dict[str, dict[str, Any]] = {}
+        self._lines: dict[str, bytes] = {}  # of finished results: a quarter of the memory that the records need
         for file in sorted(folder.glob(f"{MANIFEST_NAME}*.jsonl")):
-            for record in _read_records(file):
+            for record, line in _read_records(file):
                 if "error" in record:  # a run that was refused leaves what was done before as it is
                     continue
-                known = self._records.get(record["output"])
-                if known is None or record["finished"] >= known["finished"]:
-                    self._records[record["output"]] = record
+                known = self._lines.get(record["output"])
+                if known is None or record["finished"] >= json.loads(known)["finished"]:
+                    self._lines[record["output"]] = line
         self._lock = threading.Lock()
         self._file = (folder / f"{MANIFEST_NAME}{part}.jsonl").open("ab+")
         self._end_torn_line()
@@ -59,7 +69,8 @@ class Manifest:
 
     def find(self, output: Path) -> dict[str, Any] | None:
         """The latest record of a finished result."""
-        return self._records.get(self._key(output))
+        line = self._lines.get(self._key(output))
+        return json.loads(line) if line else None
 
     def add(self, job: Job, output: Path, **facts: Any) -> None:
         """Record a result, or with the fact ``error`` a failure, and wait until it is on the disk."""
@@ -70,6 +81,8 @@ class Manifest:
             self._file.write(line)
             self._file.flush()
             os.fsync(self._file.fileno())
+            if "error" not in record:
+                self._lines[record["output"]] = line
 
     def _key(self, output: Path) -> str:
         return output.relative_to(self.folder).as_posix()
@@ -82,7 +95,7 @@ class Manifest:
                 self._file.write(b"\n")
 
 
-def _read_records(file: Path) -> Iterator[dict[str, Any]]:
+def _read_records(file: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
     with file.open("rb") as stream:
         for line in stream:
             try:
@@ -90,7 +103,7 @@ def _read_records(file: Path) -> Iterator[dict[str, Any]]:
             except ValueError:
                 continue  # torn by a crash
             if isinstance(record, dict) and isinstance(record.get("output"), str) and "finished" in record:
-                yield record
+                yield record, line
 
 
 def describe_source(source: Path, sha256: str) -> dict[str, Any]:
@@ -100,7 +113,7 @@ def describe_source(source: Path, sha256: str) -> dict[str, Any]:
 
 
 def check_targets(
-    job: Job, files: Sequence[Path], *, manifest: Manifest | None, settings: Mapping[str, Any], overwrite: bool
+    job: Job, files: Sequence[Path], *, manifest: Records | None, settings: Mapping[str, Any], overwrite: bool
 ) -> str | None:
     """Whether a photo's results may be made; its hash, if the manifest knows it.
 

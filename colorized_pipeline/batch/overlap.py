@@ -22,7 +22,7 @@ from ..archive.provenance import Signer
 from ..archive.scans import peek_pixels
 from ..diffusion.photo import Lightness
 from ..diffusion.pipeline import ColorizationPipeline
-from .manifest import DoneBefore, Manifest
+from .manifest import DoneBefore, Records
 from .photos import OpenPhoto, draw_rows, open_photo
 from .results import Writer
 from .settings import Settings
@@ -57,6 +57,7 @@ class Batch:
         overwrite: replace files that exist already and aren't known results.
         signer: adds a signed C2PA manifest to each result.
         keep_times: copies get the time stamps of their scans.
+        cores: of the processor that it may use; all that there are if not given.
     """
 
     def __init__(
@@ -65,11 +66,12 @@ class Batch:
         settings: Settings,
         *,
         output: Path | None = None,
-        manifest: Manifest | None = None,
+        manifest: Records | None = None,
         temporary: Path | None = None,
         overwrite: bool = False,
         signer: Signer | None = None,
         keep_times: bool = False,
+        cores: int | None = None,
     ) -> None:
         self.pipe, self.settings, self.output = pipe, settings, output
         self.manifest, self.overwrite = manifest, overwrite
@@ -77,7 +79,8 @@ class Batch:
             pipe, settings, manifest=manifest, temporary=temporary, signer=signer, keep_times=keep_times
         )
         self._on_cpu = pipe.device.type == "cpu"  # where the network's work is most of the work
-        self._samplers = _cores() if self._on_cpu else 1
+        self._cores = cores or _cores()
+        self._samplers = self._cores if self._on_cpu else 1
         self._read_palette = lru_cache(maxsize=16)(pipe.read_palette)  # not as often as there are photos
         if settings.reference:
             self._read_palette(settings.reference)  # a bad one is an error of the run, not of each photo
@@ -91,11 +94,11 @@ class Batch:
 
     def run(self, jobs: Iterable[Job], *, on_step: Callable[[], object] | None = None) -> Iterator[Outcome]:
         """Colorize the photos; yields each one's outcome as soon as it is known, and raises nothing for a photo."""
-        readers = max(1, _cores() // 4) if self._on_cpu else _cores()
+        readers = max(1, self._cores // 4) if self._on_cpu else self._cores
         with one_thread() if self._on_cpu else nullcontext():
             self._readers = ThreadPoolExecutor(readers, "read")
             self._networks = ThreadPoolExecutor(self._samplers, "draw")
-            self._writers = ThreadPoolExecutor(_cores(), "write")
+            self._writers = ThreadPoolExecutor(self._cores, "write")
             try:
                 yield from self._run((replace(job) for job in jobs), on_step)  # one given twice is two
             finally:

@@ -16,7 +16,7 @@ from ..diffusion.photo import Lightness, PreparedPhoto
 from ..diffusion.pipeline import ColorizationPipeline
 from ..diffusion.steering import Palette, Tie, join_palettes
 from ..sets.known import read_hints
-from .manifest import Manifest, check_targets
+from .manifest import Records, check_targets
 from .settings import Settings, derive_seed
 
 
@@ -77,7 +77,7 @@ def open_photo(
     settings: Settings,
     *,
     output: Path | None = None,
-    manifest: Manifest | None = None,
+    manifest: Records | None = None,
     overwrite: bool = False,
     read_palette: Callable[[Path], Palette] | None = None,
 ) -> OpenPhoto:

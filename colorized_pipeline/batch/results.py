@@ -16,7 +16,7 @@ from ..archive.provenance import Signer
 from ..diffusion.photo import seen_chroma
 from ..diffusion.pipeline import ColorizationPipeline
 from ..diffusion.variants import order_by_typicality
-from .manifest import Manifest, describe_source
+from .manifest import Records, describe_source
 from .photos import OpenPhoto
 from .settings import Settings
 from .sheets import draw_map, draw_variants, spread_map, to_tensor
@@ -56,7 +56,7 @@ class Writer:
 
     pipe: ColorizationPipeline
     settings: Settings
-    manifest: Manifest | None = None
+    manifest: Records | None = None
     temporary: Path | None = None
     signer: Signer | None = None
     keep_times: bool = False

@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -21,7 +21,7 @@ from .options import Checkpoint, Device, Guidance, Precision, Steps, command
 if TYPE_CHECKING:
     from ..archive.files import Found, Job
     from ..archive.provenance import Signer
-    from ..batch.overlap import Batch
+    from ..batch.overlap import Batch, Outcome
     from ..batch.shards import Part
     from ..diffusion.hints import Hint
     from ..diffusion.pipeline import ColorizationPipeline
@@ -106,6 +106,18 @@ class Files:
     shard: Annotated[
         str, typer.Option(help="I/N: only the I-th of N parts of the work (I from 0), for a cluster's array of jobs.")
     ] = "0/1"
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Share the work among the machines of a Ray cluster: auto, if this machine belongs to one, or "
+            "HOST:PORT. Folders in folders too, as by --recursive. Needs the package's extra cluster.",
+            show_default=False,
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.ray and not find_spec("ray"):
+            raise ImportError("--ray needs one more package: pip install 'colorized[cluster]'")
 
 
 @dataclass(frozen=True)
@@ -394,6 +406,68 @@ class Network:
         return pipe, {"checkpoint": digest, "engine": f"torch {(self.precision or Precision.float32).value}"}
 
 
+@dataclass(frozen=True)
+class Order:
+    """All that a command asks for but the photos: whoever has it, on this machine or another, can do its share.
+
+    Attributes:
+        alone: there is one photo in all, and no tree.
+        folder: outside of which no result may lie, if there is one.
+    """
+
+    files: Files
+    colours: Colours
+    variants: Variants
+    known: Known
+    labels: Labels
+    beside: Beside
+    network: Network
+    alone: bool
+    folder: Path | None
+
+    def open(self, device: str | None) -> "Callable[..., Batch]":
+        """Load the network; gives :class:`Batch` but for the manifest, the temporary folder and the cores."""
+        from ..batch.overlap import Batch
+        from ..batch.settings import build_settings
+
+        pipe, loaded = self.network.load(device)
+        signer = self.labels.make_signer()
+        settings = build_settings(
+            pipe,
+            **loaded,
+            **vars(self.colours),
+            **self.variants.chosen,
+            alone=self.alone,
+            batch_size=self.network.batch_size,
+            pages=self.files.pages.value,
+            max_megapixels=self.files.max_megapixels,
+            mark=self.labels.mark,
+            signed=signer is not None,
+            hints=self.known.read_hints(),
+            reference=self.known.reference if self.known.reference and self.known.reference.is_file() else None,
+        )
+        return partial(
+            Batch,
+            pipe,
+            settings,
+            output=self.folder,
+            overwrite=self.files.overwrite,
+            signer=signer,
+            keep_times=self.files.keep_times,
+        )
+
+    def run(
+        self, batch: "Batch", jobs: "Sequence[Job]", *, on_step: Callable[[], object] | None = None
+    ) -> "Iterator[Outcome]":
+        """Colorize photos, and write what goes beside them."""
+        for outcome in batch.run(jobs, on_step=on_step):
+            if outcome.state != "failed":
+                copies = batch.settings.files(outcome.job.target)[: batch.settings.copies]
+                if problem := self.beside.write(outcome.job.source, copies, outcome.job.target):
+                    outcome = replace(outcome, state="failed", message=problem)
+            yield outcome
+
+
 @command
 def colorize(
     photos: Annotated[
@@ -416,15 +490,13 @@ def colorize(
     "torchrun" or "accelerate launch" the processes share the work.
     """
     from ..archive.files import find_photos
-    from ..batch.manifest import Manifest, partial_folder
-    from ..batch.overlap import Batch
-    from ..batch.settings import build_settings
     from ..batch.shards import take_part
 
     if network.engine and (known.hint or known.hint_mask):
         raise ValueError("hints need derivatives of the network, which --engine hasn't: leave it out")
-    signer = labels.make_signer()
+    labels.make_signer()  # what is wrong with it is said before the work
     hints = known.read_hints()
+    files = replace(files, recursive=files.recursive or files.ray is not None)
     inputs, origins, missing = _fetch(photos, files.output)
     found = find_photos(inputs, recursive=files.recursive, output=files.output)
     jobs = _plan(found, inputs, files, variants, beside)
@@ -433,41 +505,12 @@ def colorize(
     if hints and len(jobs) != 1:
         raise ValueError(f"--hint and --hint-mask are places on one photo, and here are {len(jobs)}: give one")
     part = take_part(jobs, shard=files.shard, device=network.device)
-    pipe, loaded = network.load(part.device)
-    settings = build_settings(
-        pipe,
-        **loaded,
-        **vars(colours),
-        **variants.chosen,
+    order = Order(
+        *(files, colours, variants, known, labels, beside, network),
         alone=len(jobs) == 1 and not files.recursive,
-        batch_size=network.batch_size,
-        pages=files.pages.value,
-        max_megapixels=files.max_megapixels,
-        mark=labels.mark,
-        signed=signer is not None,
-        hints=hints,
-        reference=known.reference if known.reference and known.reference.is_file() else None,
+        folder=files.output if files.recursive or jobs[0].target != files.output else None,
     )
-    with ExitStack() as stack:
-        manifest = temporary = None
-        if files.recursive:
-            files.output.mkdir(parents=True, exist_ok=True)
-            temporary = stack.enter_context(partial_folder(files.output, part=part.name))
-            manifest = stack.enter_context(Manifest(files.output, part=part.name))
-        batch = Batch(
-            pipe,
-            settings,
-            output=files.output if files.recursive or jobs[0].target != files.output else None,
-            manifest=manifest,
-            temporary=temporary,
-            overwrite=files.overwrite,
-            signer=signer,
-            keep_times=files.keep_times,
-        )
-        for note in found.notes if part.is_first else ():
-            say(f"Note: {note}")
-        counts = _run_batch(batch, part, beside)
-
+    counts = _run(order, part, notes=found.notes)
     if part.is_first:
         where = files.output if files.recursive or len(jobs) > 1 else variants.results()(jobs[0].target)[0]
         typer.echo(_summary(counts, len(jobs) if part.total is None else part.total, where))
@@ -511,14 +554,52 @@ def _plan(found: "Found", photos: list[Path], files: Files, variants: Variants, 
     )
 
 
-def _run_batch(batch: "Batch", part: "Part", beside: Beside) -> Counter[str]:
-    """Colorize this process's part with progress and messages; returns how many were done, skipped, failed in all."""
+def _run(order: Order, part: "Part", *, notes: "Sequence[str]") -> Counter[str]:
+    """Colorize this process's part, here or on a cluster; returns how many were done, skipped, failed in all."""
+    from ..batch.manifest import Manifest, partial_folder
+
+    with ExitStack() as stack:
+        manifest = temporary = None
+        files = order.files
+        if files.recursive:
+            files.output.mkdir(parents=True, exist_ok=True)
+            temporary = stack.enter_context(partial_folder(files.output, part=part.name))
+        if files.ray and temporary:
+            from ..batch.cluster import join_cluster, run_on_cluster
+
+            device = "cpu" if order.network.engine else order.network.device
+            stack.enter_context(join_cluster(files.ray))
+            shared = run_on_cluster(part.jobs, order, output=files.output, temporary=temporary, device=device)
+            return _follow(lambda _: shared, part, notes=notes)
+        make_batch = order.open(part.device)
+        if files.recursive:
+            manifest = stack.enter_context(Manifest(files.output, part=part.name))
+        batch = make_batch(manifest=manifest, temporary=temporary)
+        steps = batch.settings.steps * math.ceil(batch.settings.variants / batch.settings.batch_size)
+        return _follow(lambda step: order.run(batch, part.jobs, on_step=step), part, notes=notes, steps=steps)
+
+
+def _follow(
+    start: "Callable[[Callable[[], object] | None], Iterator[Outcome]]",
+    part: "Part",
+    *,
+    notes: "Sequence[str]",
+    steps: int = 0,
+) -> Counter[str]:
+    """Progress and messages of photos that are being colorized; returns the counts.
+
+    Args:
+        start: begins the work, given what is to be called at each step of a single photo.
+        notes: on the photos that were found.
+        steps: of a single photo, if they are to be shown.
+    """
     from tqdm import tqdm
 
+    for note in notes if part.is_first else ():
+        say(f"Note: {note}")
     counts: Counter[str] = Counter()
     started = time.monotonic()
-    alone = len(part.jobs) == 1
-    steps = batch.settings.steps * math.ceil(batch.settings.variants / batch.settings.batch_size)
+    alone = len(part.jobs) == 1 and steps > 0
     with tqdm(
         total=steps if alone else len(part.jobs),
         desc="denoising" if alone else "photos",
@@ -526,18 +607,14 @@ def _run_batch(batch: "Batch", part: "Part", beside: Beside) -> Counter[str]:
         disable=not part.is_first,
         leave=not alone,
     ) as bar:
-        for outcome in batch.run(part.jobs, on_step=bar.update if alone else None):
-            job, problem = outcome.job, outcome.message
-            if outcome.state != "failed":
-                copies = batch.settings.files(job.target)[: batch.settings.copies]
-                problem = beside.write(job.source, copies, job.target)
-            counts["failed" if problem else outcome.state] += 1
+        for outcome in start(bar.update if alone else None):
+            counts[outcome.state] += 1
             if not alone:
                 bar.update()
             for note in outcome.notes:
                 say(f"Note: {note}")
-            if problem:
-                say(f"Error: {problem}")
+            if outcome.state == "failed":
+                say(f"Error: {outcome.message}")
     counts = part.sum(counts)
     counts["milliseconds"] = round((time.monotonic() - started) * 1000)
     return counts
