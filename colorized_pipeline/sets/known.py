@@ -156,7 +156,7 @@ def _read_table(table: Path, _: int) -> list[tuple[int, dict[str, str]]]:
     rows = []
     for row in reader:
         row = {name: (value or "").strip() if name else value for name, value in row.items()}
-        if row.pop(None, None):  # type: ignore[call-overload]
+        if row.pop(None, None):
             raise ValueError(f'{table}: line {reader.line_num}: more cells than columns; quote places: "120,80,25"')
         if not any(row.values()):
             continue
