@@ -1,6 +1,7 @@
 """Tiny real components: a UNet, the scheduler that training makes, an ImageNet-style encoder with random weights."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -75,3 +76,14 @@ def plain_pipe() -> ColorizationPipeline:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What this machine can't test is named at the end, with what it needs."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if not skipped:
+        return
+    terminalreporter.section(f"NOT TESTED HERE: {len(skipped)}", red=True, bold=True)
+    places = Counter((one.nodeid.partition("::")[0], one.longrepr[2].removeprefix("Skipped: ")) for one in skipped)
+    for (file, reason), count in sorted(places.items()):
+        terminalreporter.line(f"{file}: {count} skipped, {reason}", red=True)
