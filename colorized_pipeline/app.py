@@ -17,6 +17,7 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 
 from . import EXAMPLES, ColorizationPipeline
@@ -25,10 +26,11 @@ from .archive.files import Job as PhotoJob
 from .archive.scans import open_scan
 from .batch.overlap import Batch, explain, one_thread
 from .batch.photos import OpenPhoto, draw_rows, open_photo
-from .batch.results import Writer
+from .batch.results import MEASURED_EDGE, Writer
 from .batch.settings import Settings, build_settings
-from .batch.sheets import draw_map, show_small, spread_map
+from .batch.sheets import draw_map, to_image
 from .diffusion.hints import Hint
+from .diffusion.photo import PreparedPhoto, measure_spread, show_small
 from .diffusion.steering import Palette
 from .sets.known import SIDECAR_SUFFIX, painted_entry, write_sidecar
 
@@ -305,7 +307,7 @@ class Worker:
             asked = PhotoJob(photo, Path(folder.name) / _result_name(photo), Path(photo.name))
             opened = open_photo(self.pipe, asked, settings, read_palette=self._read_palette)
             writer, page = Writer(self.pipe, settings), opened.page(0)
-            job = Job(folder, before=show_small(page, None, longest=_PREVIEW_EDGE), files=[], previews=[], seeds=[])
+            job = Job(folder, before=_preview(page, None), files=[], previews=[], seeds=[])
             for number in range(settings.variants):
                 desc = f"variant {number + 1} of {settings.variants}"
                 rows = range(number, len(opened.seeds), settings.variants)
@@ -317,10 +319,10 @@ class Worker:
                         (opened.chroma[row],) = draw_rows(self.pipe, settings, [(opened, row)], on_step=bar)
                 target = opened.job.target
                 target = target.with_name(f"{target.stem}-colour-{settings.seed + number}{target.suffix}")
-                copy = writer.variant(opened, number, target)
-                writer.write_copy(opened, copy)
+                copy = writer.variant(opened, number)
+                writer.write_copy(opened, copy, target)
                 job.files.append(target)
-                job.previews.append(show_small(page, copy.chroma[0] * intensity, longest=_PREVIEW_EDGE))
+                job.previews.append(_preview(page, copy.chroma[0] * intensity))
                 job.seeds.append(copy.base_seed)
                 captions = [f"seed {one}" for one in job.seeds]
                 yield (
@@ -472,9 +474,14 @@ def _reason(text: str, *folders: Path) -> str:
     return text
 
 
+def _preview(page: PreparedPhoto, chroma: torch.Tensor | None) -> Image.Image:
+    return to_image(show_small(page, chroma, longest=_PREVIEW_EDGE))
+
+
 def _uncertainty(photo: OpenPhoto, writer: Writer) -> Any:
     """The map of where a photo's variants differ, at screen size, and which of them is the most typical."""
-    spread = spread_map(photo.page(0), photo.drawn(0) * writer.settings.intensity)
+    chroma = photo.drawn(0) * writer.settings.intensity
+    spread = measure_spread(photo.page(0), chroma, longest=MEASURED_EDGE).numpy()
     image = draw_map(spread, spread.shape, variants=photo.variants)
     typical = writer.choose_copies(photo)[0].base_seed
     label = f"Uncertainty: where the variants differ. Seed {typical} is the most typical."

@@ -1,21 +1,10 @@
 """The folders: imports run downward, no folder is crowded, and a photo's way goes down with few ways back up."""
 
 import ast
-import sys
-import threading
 from collections import Counter
 from pathlib import Path
-from types import FrameType
 
 import pytest
-from conftest import make_pipeline
-from PIL import Image
-from skimage import data as skimage_data
-
-from colorized_pipeline.archive.files import Job
-from colorized_pipeline.batch.manifest import Manifest
-from colorized_pipeline.batch.overlap import Batch
-from colorized_pipeline.batch.settings import build_settings
 
 PACKAGE = Path(__file__).parents[1] / "colorized_pipeline"
 # Each folder and what it may import; what lies at the top may import all
@@ -113,50 +102,103 @@ def test_no_folder_is_crowded() -> None:
     assert {folder.name: count for folder in folders if (count := len(list(folder.glob("*.py")))) > 9} == {}
 
 
-def imported_modules(module: str) -> set[str]:
-    """Modules of the package that a loaded module's names come from, and theirs in turn."""
-    found: set[str] = set()
-    waiting = [module]
-    while waiting:
-        names = vars(sys.modules[waiting.pop()]).values()
-        origins = {getattr(value, "__module__", None) or getattr(value, "__name__", None) for value in names}
-        new = {one for one in origins if isinstance(one, str) and one in sys.modules} - found
-        new = {one for one in new if one.startswith("colorized_pipeline.")}
-        found |= new
-        waiting += new
-    return found - {module}
+class Way:
+    """A photo's way through the package, read from the code: each call that gets the photo, or what is made of it.
 
+    Calls are taken in the order of the code, each function's own calls where it is first met. A call is followed if
+    its name says which function it is: one of the module or imported, a method of ``self``, or a method's name that
+    only one class has.
 
-def test_a_photo_s_way_goes_down(tmp_path: Path) -> None:
-    """Every call from module to module while a photo is read, drawn and written with all that can come of it.
-
-    A climb is a call of what stands higher, by way of a callback or a generator of its.
+    Attributes:
+        stays: the modules that it enters, one after the other.
     """
-    Image.fromarray(skimage_data.camera()).resize((60, 44)).save(tmp_path / "grey.png")
-    calls: set[tuple[str, str, str]] = set()
 
-    def note(frame: FrameType, event: str, _: object) -> None:
-        callee, caller = frame.f_globals.get("__name__", ""), frame.f_back
-        if event != "call" or not callee.startswith("colorized_pipeline."):
-            return
-        while caller and not caller.f_globals.get("__name__", "").startswith("colorized_pipeline."):
-            caller = caller.f_back
-        if caller and (name := caller.f_globals["__name__"]) != callee:
-            calls.add((name, callee, frame.f_code.co_qualname if sys.version_info >= (3, 11) else ""))
+    def __init__(self, root: Path, start: str, method: str, parameter: str) -> None:
+        self.stays: list[str] = []
+        self._met: set[tuple[str, str]] = set()
+        self._functions: dict[tuple[str, str], ast.FunctionDef] = {}  # by module and name, a method's as Class.name
+        self._imported: dict[str, dict[str, str]] = {}  # by module: from which module a name comes
+        for file in root.rglob("*.py"):
+            module, tree = file.relative_to(root).as_posix(), ast.parse(file.read_text())
+            self._imported[module] = {
+                alias.name: (file.parents[node.level - 1] / (node.module or "").replace(".", "/"))
+                .with_suffix(".py")
+                .relative_to(root)
+                .as_posix()
+                for node in ast.walk(tree)
+                if isinstance(node, ast.ImportFrom) and node.level and node.module
+                for alias in node.names
+            }
+            for node in tree.body:
+                members = node.body if isinstance(node, ast.ClassDef) else [node]
+                prefix = f"{node.name}." if isinstance(node, ast.ClassDef) else ""
+                for one in members:
+                    if isinstance(one, ast.FunctionDef):
+                        self._functions[module, prefix + one.name] = one
+        self._enter((start, method), {parameter})
 
-    pipe = make_pipeline(encoder=True)
-    threading.setprofile(note)
-    sys.setprofile(note)
-    try:
-        with Manifest(tmp_path / "out") as manifest:
-            settings = build_settings(pipe, checkpoint="-", variants=2, uncertainty=True)
-            batch = Batch(pipe, settings, output=tmp_path / "out", manifest=manifest)
-            jobs = [Job(tmp_path / "grey.png", tmp_path / "out" / "a.tif", Path("grey.png"))]
-            assert [outcome.state for outcome in batch.run(jobs)] == ["done"]
-    finally:
-        sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]
-    climbs = sorted(call for call in calls if call[0] in imported_modules(call[1]))
-    assert len(climbs) <= 4, climbs
-    assert max(Counter(callee for _, callee, _ in climbs).values(), default=0) <= 3, climbs
-    assert len(calls) > 20
+    def climbs(self) -> list[str]:
+        """Steps from a folder to one that stands higher."""
+        heights = [
+            next((i for i, one in enumerate(MAY_IMPORT) if stay.startswith(f"{one}/")), 99) for stay in self.stays
+        ]
+        return [
+            f"{self.stays[i - 1]} -> {self.stays[i]}" for i in range(1, len(heights)) if heights[i - 1] < heights[i]
+        ]
+
+    def _enter(self, function: tuple[str, str], known: set[str]) -> None:
+        """Come into a function in which the photo has these names."""
+        if self.stays[-1:] != [function[0]]:
+            self.stays.append(function[0])
+        if function not in self._met:
+            self._met.add(function)
+            for statement in self._functions[function].body:
+                self._read(statement, function, known)
+
+    def _read(self, node: ast.AST, function: tuple[str, str], known: set[str]) -> None:
+        """Follow a piece of code in the order in which it runs; what gets a value made of the photo is known then."""
+        value = getattr(node, "iter", getattr(node, "value", getattr(node, "context_expr", None)))
+        targets = [getattr(node, name, None) for name in ("target", "optional_vars")] + getattr(node, "targets", [])
+        children = list(ast.iter_child_nodes(node))
+        if hasattr(node, "generators"):  # of a comprehension these come first
+            children = [*node.generators, *(child for child in children if child not in node.generators)]
+        if isinstance(value, ast.AST) and any(targets):
+            self._read(value, function, known)
+            if _names(value) & known:
+                known |= set().union(*(_names(target) for target in targets if target)) - {"self"}
+            children = [child for child in children if child is not value]
+        for child in children:
+            self._read(child, function, known)
+        if isinstance(node, ast.Call) and (callee := self._find(node.func, function)):
+            parameters = [one.arg for one in self._functions[callee].args.args]
+            receiver = node.func.value if isinstance(node.func, ast.Attribute) else None
+            values = [receiver, *node.args] if "." in callee[1] else node.args
+            given = dict(zip(parameters, values, strict=False)) | {one.arg: one.value for one in node.keywords}
+            if passed := {name for name, value in given.items() if name and value and _names(value) & known}:
+                self._enter(callee, passed)
+
+    def _find(self, called: ast.expr, function: tuple[str, str]) -> tuple[str, str] | None:
+        module, name = function
+        if isinstance(called, ast.Name):
+            home = self._imported[module].get(called.id, module)
+            choices = [(home, called.id), (home, f"{called.id}.__init__")]
+        elif isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name) and called.value.id == "self":
+            choices = [(module, f"{name.split('.')[0]}.{called.attr}")]
+        elif isinstance(called, ast.Attribute):
+            choices = [key for key in self._functions if key[1].endswith(f".{called.attr}")]
+            choices = choices if len(choices) == 1 else []
+        else:
+            choices = []
+        return next((key for key in choices if key in self._functions), None)
+
+
+def _names(node: ast.AST) -> set[str]:
+    return {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
+
+
+def test_a_photo_s_way_goes_down() -> None:
+    """From the batch's write to the files: few steps back up, and no module is entered again and again."""
+    way = Way(PACKAGE, "batch/results.py", "Writer.write", "photo")
+    assert {"archive/copies.py", "archive/provenance.py", "diffusion/hints.py", "batch/sheets.py"} <= set(way.stays)
+    assert len(way.climbs()) <= 4, way.climbs()
+    assert max(Counter(way.stays).values()) <= 3, way.stays

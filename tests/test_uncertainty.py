@@ -21,9 +21,9 @@ from typer.testing import CliRunner, Result
 
 from colorized_pipeline.archive.inspection import describe
 from colorized_pipeline.archive.labels import DIGITAL_SOURCE_TYPE
-from colorized_pipeline.batch.sheets import SCALE_TOP, _palette, draw_map, shrink, spread_map
+from colorized_pipeline.batch.sheets import SCALE_TOP, _palette, draw_map
 from colorized_pipeline.cli import app
-from colorized_pipeline.diffusion.photo import Lightness, compose
+from colorized_pipeline.diffusion.photo import Lightness, compose, measure_spread, shrink_photo
 from colorized_pipeline.evaluation.calibration import (
     bootstrap_interval,
     overconfidence,
@@ -221,13 +221,14 @@ def test_a_shrunk_photo_is_the_photo_in_small(size: tuple[int, int]) -> None:
     prepared = pipe.prepare(Lightness(gray), borders=False)
     generator = torch.Generator().manual_seed(0)
     chroma = torch.rand(3, 2, *(edge // 4 for edge in prepared.lightness.shape[-2:]), generator=generator) * 20
-    small_photo = shrink(prepared, longest=40)
+    small_photo = shrink_photo(prepared, longest=40)
     assert max(small_photo.photo.height, small_photo.photo.width) <= max(40, min(size))
     whole = torch.cat(list(compose(prepared, chroma[0])), dim=1)[None]
     small = torch.cat(list(compose(small_photo, chroma[0])), dim=1)
     expected = torch.nn.functional.interpolate(whole, small.shape[-2:], mode="area")[0]
     assert (small - expected).abs().mean() < 0.02
-    assert spread_map(prepared, chroma).shape == size  # small photos are measured as they are
+    assert measure_spread(prepared, chroma, longest=40).shape == small.shape[-2:]
+    assert measure_spread(prepared, chroma, longest=1500).shape == size  # small photos are measured as they are
 
 
 def test_calibration_by_independent_oracles() -> None:

@@ -2,43 +2,63 @@
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from ..archive.copies import ColourPage, is_deep, write_copy
-from ..archive.files import NewFile
+from ..archive.files import NewFile, output_format
 from ..archive.labels import Label, build_xmp
 from ..archive.provenance import Signer
-from ..diffusion.photo import seen_chroma
+from ..diffusion.photo import measure_spread, seen_chroma, show_small
 from ..diffusion.pipeline import ColorizationPipeline
 from ..diffusion.variants import order_by_typicality
 from .manifest import Records, describe_source
 from .photos import OpenPhoto
 from .settings import Settings
-from .sheets import draw_map, draw_variants, spread_map, to_tensor
+from .sheets import draw_map, draw_variants, to_tensor
+
+MEASURED_EDGE = 1500  # pixels of the longer edge at which a spread is measured; chroma is smooth
+_TILE_EDGE = 360  # of a sheet's pictures
 
 
 @dataclass(frozen=True)
 class Copy:
-    """A colour copy that is to be written.
+    """What a colour copy shows.
 
     Attributes:
-        target: its file.
         chroma: of each page.
         seeds: of each page; of the mean of variants, of each page's variants.
         base_seed: what ``--seed`` gives this copy; of a mean, the first one's.
         averaged: it is the mean of so many variants.
     """
 
-    target: Path
     chroma: list[torch.Tensor]
     seeds: list[int]
     base_seed: int
     averaged: int = 0
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished picture and the file that it goes into.
+
+    Attributes:
+        target: the file.
+        content: its pages, or a map.
+        facts: what is recorded of it.
+        is_copy: a colour copy, which may get a mark, a signature and the time stamps of its scan.
+    """
+
+    target: Path
+    content: Iterable[ColourPage] | Image.Image
+    facts: Mapping[str, Any]
+    is_copy: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,90 +83,63 @@ class Writer:
 
     def write(self, photo: OpenPhoto) -> None:
         """All results of a photo whose every row is drawn."""
-        copies, facts = self.choose_copies(photo), dict[str, Any]()
-        if self.settings.uncertainty:
-            facts["uncertainty"] = self._write_map(photo)
-        for number, copy in enumerate(copies, start=1):
-            variant = {"base_seed": copy.base_seed, "variant": number} if self.settings.variants > 1 else {}
-            self.write_copy(photo, copy, **variant, **facts)
-        if len(copies) > 1:
-            self._write_sheet(photo, copies, facts)
+        for result in self._results(photo):
+            self._put(photo, result)
+
+    def write_copy(self, photo: OpenPhoto, copy: Copy, target: Path) -> None:
+        """One colour copy alone."""
+        self._put(photo, Result(target, self._pages(photo, copy), {"seeds": copy.seeds}, is_copy=True))
 
     def choose_copies(self, photo: OpenPhoto) -> list[Copy]:
         """The copies to write: of several variants from the most typical outwards, or what they agree on."""
-        settings, target = self.settings, photo.job.target
+        copies = [self.variant(photo, number) for number in range(photo.variants)]
         drawn = [photo.drawn(page) for page in range(len(photo.pages))]
-        if settings.consensus == "mean":
+        if self.settings.consensus == "mean":
             means = [chroma.mean(dim=0) for chroma in drawn]
-            return [Copy(target, means, photo.seeds, settings.seed, averaged=settings.variants)]
+            return [Copy(means, photo.seeds, self.settings.seed, averaged=self.settings.variants)]
         seen = [seen_chroma(page, chroma).flatten(2) for page, chroma in zip(photo.pages, drawn, strict=True)]
         order = order_by_typicality(torch.cat(seen, dim=2))
-        files = settings.files(target)[: settings.copies]
-        return [self.variant(photo, number, file) for number, file in zip(order, files, strict=False)]
+        return [copies[number] for number in order[: self.settings.copies]]
 
-    def variant(self, photo: OpenPhoto, number: int, target: Path) -> Copy:
+    def variant(self, photo: OpenPhoto, number: int) -> Copy:
         """The copy of one variant. Its label is that of a run with its own seed, so that this gives the same bytes."""
         rows = range(number, len(photo.seeds), photo.variants)
         chroma, seeds = [photo.chroma[row] for row in rows], [photo.seeds[row] for row in rows]
-        return Copy(target, chroma, seeds, self.settings.seed + number)
+        return Copy(chroma, seeds, self.settings.seed + number)
 
-    def write_copy(self, photo: OpenPhoto, copy: Copy, **facts: Any) -> None:
-        """Write one colour copy; ``facts`` are recorded with it."""
-        times_of = photo.job.source if self.keep_times else None
-        with NewFile(copy.target, temporary=self.temporary, times_of=times_of) as new:
-            if self.signer is None:
-                self._write_pages(new.stream, photo, copy)
-            else:
-                folder = self.temporary or copy.target.parent
-                with tempfile.NamedTemporaryFile(dir=folder, prefix=".colorized-") as unsigned:
-                    self._write_pages(unsigned.file, photo, copy)
-                    self.signer.sign(
-                        unsigned.file,
-                        new.stream,
-                        format_name=photo.format_name,
-                        source=photo.job.source,
-                        source_format=photo.scan.format,
-                    )
-            self._record(photo, new, seeds=copy.seeds, **facts)
-
-    def _write_pages(self, stream: Any, photo: OpenPhoto, copy: Copy) -> None:
-        write_copy(
-            stream,
-            self._pages(photo, copy),
-            format_name=photo.format_name,
-            bits=photo.scan.bits,
-            mark=self.settings.mark,
-        )
+    def _results(self, photo: OpenPhoto) -> Iterator[Result]:
+        """Each is made when the one before it is written: the map, the copies, and the sheet of several."""
+        copies, files, facts = self.choose_copies(photo), self.settings.files(photo.job.target), dict[str, Any]()
+        if self.settings.uncertainty:
+            page, chroma = photo.page(0), photo.drawn(0) * self.settings.intensity
+            spread = measure_spread(page, chroma, longest=MEASURED_EDGE).numpy()
+            facts["uncertainty"] = round(float(spread.mean()), 3)
+            image = draw_map(spread, (page.photo.height, page.photo.width), variants=self.settings.variants)
+            yield Result(files[-1], image, {"seeds": photo.seeds, **facts})
+        for number, (copy, target) in enumerate(zip(copies, files, strict=False), start=1):
+            variant = {"base_seed": copy.base_seed, "variant": number} if self.settings.variants > 1 else {}
+            pages = self._pages(photo, copy)
+            yield Result(target, pages, {"seeds": copy.seeds, **variant, **facts}, is_copy=True)
+        if len(copies) > 1:
+            yield Result(files[len(copies)], [self._sheet(photo, copies)], {"seeds": photo.seeds, **facts})
 
     def _pages(self, photo: OpenPhoto, copy: Copy) -> Iterator[ColourPage]:
-        deep, label = is_deep(photo.format_name, photo.scan.bits), self._describe(photo, copy)
+        """A copy's pages, one at a time."""
+        label, deep = self._describe(photo, copy), is_deep(photo.format_name, photo.scan.bits)
         for number, chroma in enumerate(copy.chroma):
             page, metadata = photo.page(number), photo.scan.page_metadata[number]
             strips = self.pipe.show(page, chroma, intensity=self.settings.intensity, deep=deep)
             yield ColourPage(page.photo.height, page.photo.width, strips, metadata, metadata.label(label))
 
-    def _write_map(self, photo: OpenPhoto) -> float:
-        """Write the map of how far a photo's variants differ; returns its mean, ΔE*ab."""
-        page = photo.page(0)
-        spread = spread_map(page, photo.drawn(0) * self.settings.intensity)
-        mean = round(float(spread.mean()), 3)
-        image = draw_map(spread, (page.photo.height, page.photo.width), variants=self.settings.variants)
-        with NewFile(self.settings.files(photo.job.target)[-1], temporary=self.temporary) as new:
-            image.save(new.stream, "PNG")
-            self._record(photo, new, seeds=photo.seeds, uncertainty=mean)
-        return mean
-
-    def _write_sheet(self, photo: OpenPhoto, copies: list[Copy], facts: Mapping[str, Any]) -> None:
-        """Write the first page's variants side by side, labelled as a colour copy is."""
-        captions = [f"{number}: seed {one.base_seed}" for number, one in enumerate(copies, start=1)]
-        captions[0] += ", most typical"
-        chroma = [one.chroma[0] * self.settings.intensity for one in copies]
-        sheet = to_tensor(draw_variants(photo.page(0), chroma, captions=captions))
-        label = self._describe(photo, Copy(photo.job.target, [], photo.seeds, self.settings.seed))
-        page = ColourPage(sheet.shape[1], sheet.shape[2], [sheet], xmp=build_xmp(label))
-        with NewFile(self.settings.files(photo.job.target)[len(copies)], temporary=self.temporary) as new:
-            write_copy(new.stream, [page], format_name="JPEG", bits=8)
-            self._record(photo, new, seeds=photo.seeds, **facts)
+    def _sheet(self, photo: OpenPhoto, copies: list[Copy]) -> ColourPage:
+        """The first page's variants side by side, labelled as a colour copy is."""
+        label = self._describe(photo, Copy([], photo.seeds, self.settings.seed))
+        captions = ["grey", *(f"{number}: seed {one.base_seed}" for number, one in enumerate(copies, start=1))]
+        captions[1] += ", most typical"
+        page, grids = photo.page(0), [None, *(one.chroma[0] * self.settings.intensity for one in copies)]
+        tiles = [show_small(page, grid, longest=_TILE_EDGE) for grid in grids]
+        sheet = to_tensor(draw_variants(tiles, captions=captions))
+        return ColourPage(sheet.shape[1], sheet.shape[2], [sheet], xmp=build_xmp(label))
 
     def _describe(self, photo: OpenPhoto, copy: Copy) -> Label:
         seeds = {"Seed": ", ".join(map(str, copy.seeds)), "BaseSeed": copy.base_seed}
@@ -154,17 +147,28 @@ class Writer:
         settings = {**seeds, **photo.settings.label(), **averaged, **photo.job.origin}
         return Label(source_name=photo.job.source.name, source_sha256=photo.scan.sha256, settings=settings)
 
-    def _record(self, photo: OpenPhoto, new: NewFile, **facts: Any) -> None:
-        """Record a finished file, before it gets its name."""
-        sha256 = new.finish()
-        if self.manifest:
-            self.manifest.add(
-                photo.job,
-                new.target,
-                **describe_source(photo.job.source, photo.scan.sha256),
-                output_sha256=sha256,
-                **facts,
-                **({"notes": photo.scan.notes} if photo.scan.notes else {}),
-                settings=photo.settings.record(),
-                seconds=round(time.monotonic() - photo.started, 3),
-            )
+    def _put(self, photo: OpenPhoto, result: Result) -> None:
+        """Write a result into its file, and record it before the file gets its name."""
+        source, signer = photo.job.source, self.signer if result.is_copy else None
+        record, settings = describe_source(source, photo.scan.sha256), photo.settings.record()
+        times_of = source if self.keep_times and result.is_copy else None
+        with NewFile(result.target, temporary=self.temporary, times_of=times_of) as new, ExitStack() as stack:
+            stream: Any = new.stream
+            if signer:  # it copies a finished file
+                folder = self.temporary or result.target.parent
+                unsigned = tempfile.NamedTemporaryFile(dir=folder, prefix=".colorized-")
+                stream = stack.enter_context(unsigned).file
+            if isinstance(result.content, Image.Image):
+                result.content.save(stream, "PNG")
+            else:
+                format_name, mark = output_format(result.target), self.settings.mark and result.is_copy
+                write_copy(stream, result.content, format_name=format_name, bits=photo.scan.bits, mark=mark)
+            if signer:
+                signer.sign(
+                    stream, new.stream, format_name=photo.format_name, source=source, source_format=photo.scan.format
+                )
+            record |= {"output_sha256": new.finish(), **result.facts}
+            record |= {"notes": photo.scan.notes} if photo.scan.notes else {}
+            if self.manifest:
+                seconds = round(time.monotonic() - photo.started, 3)
+                self.manifest.add(photo.job, result.target, **record, settings=settings, seconds=seconds)

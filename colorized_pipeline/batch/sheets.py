@@ -2,15 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-
-from ..diffusion.color import lightness_to_gray
-from ..diffusion.photo import PreparedPhoto, compose, measure_spread
 
 SCALE_TOP = 25.0  # ΔE*ab of the brightest colour: one scale for all photos, so that maps can be compared
 _TICKS = (0, 5, 10, 15, 20, 25)
@@ -20,32 +16,9 @@ _VIRIDIS = bytes.fromhex(
     "1fa088 28ae80 3fbc73 5ec962 84d44b addc30 d8e219 fde725"
 )
 _COLOURS, _GREYS = 224, 32  # of the palette's 256
-_MEASURED_EDGE = 1500  # pixels of the longer edge at which a spread is measured; chroma is smooth
-_TILE_EDGE = 360
 _LEGEND_WIDTH = 420  # pixels that the legend needs at its smallest
 
 T = TypeVar("T")
-
-
-def shrink(prepared: PreparedPhoto, *, longest: int) -> PreparedPhoto:
-    """A photo at a whole fraction of its size, with at most ``longest`` pixels of its longer edge."""
-    size = prepared.photo.height, prepared.photo.width
-    factor = math.ceil(max(size) / longest)
-    rows, columns = (min(factor, edge) for edge in size)  # a strip may be narrower than the factor
-    small = prepared.photo.shrink(rows, columns)
-    height, width = small.height, small.width
-    top, left, bottom, right = prepared.box
-    box = (
-        *(min(top // rows, height - 1), min(left // columns, width - 1)),
-        *(min(math.ceil(bottom / rows), height), min(math.ceil(right / columns), width)),
-    )
-    cell = prepared.cell[0] / rows, prepared.cell[1] / columns
-    return replace(prepared, photo=small, cell=cell, box=box)
-
-
-def spread_map(prepared: PreparedPhoto, chroma: torch.Tensor) -> np.ndarray:
-    """How far the colourings ``[N, 2, h, w]`` differ: ΔE*ab, float32, measured at screen size for a large scan."""
-    return torch.cat(list(measure_spread(shrink(prepared, longest=_MEASURED_EDGE), chroma))).numpy()
 
 
 def draw_map(spread: np.ndarray, size: tuple[int, int], *, variants: int) -> Image.Image:
@@ -151,17 +124,9 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image.convert("RGB"))).movedim(-1, 0) / 255
 
 
-def show_small(prepared: PreparedPhoto, chroma: torch.Tensor | None, *, longest: int) -> Image.Image:
-    """A photo with the chroma grid ``[2, h, w]``, or in grey without one, at a whole fraction of its size."""
-    small = shrink(prepared, longest=longest)
-    if chroma is None:
-        return to_image(lightness_to_gray(small.photo.rows(0, small.photo.height)).expand(3, -1, -1))
-    return to_image(torch.cat(list(compose(small, chroma)), dim=1))
-
-
-def draw_variants(prepared: PreparedPhoto, chroma: Sequence[torch.Tensor], *, captions: Sequence[str]) -> Image.Image:
-    """The grey photo and its colourings ``[2, h, w]`` side by side, each with a caption below, RGB."""
-    tiles = [show_small(prepared, one, longest=_TILE_EDGE) for one in (None, *chroma)]
+def draw_variants(pictures: Sequence[Picture], *, captions: Sequence[str]) -> Image.Image:
+    """Pictures of one photo side by side, each with a caption below, RGB: about as wide as a screen."""
+    tiles = [to_image(picture) for picture in pictures]
     columns = math.ceil(math.sqrt(len(tiles) * tiles[0].height / tiles[0].width * 1.4))
     columns = min(len(tiles), max(2, columns), 8)
-    return paint_sheet(in_rows(tiles, columns), captions=in_rows(("grey", *captions), columns))
+    return paint_sheet(in_rows(tiles, columns), captions=in_rows(captions, columns))

@@ -3,7 +3,7 @@
 import math
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -331,16 +331,46 @@ def seen_chroma(prepared: PreparedPhoto, chroma: torch.Tensor) -> torch.Tensor:
     return chroma[..., : math.ceil(rows - 1e-6), : math.ceil(columns - 1e-6)]
 
 
-def measure_spread(prepared: PreparedPhoto, chroma: torch.Tensor) -> Iterator[torch.Tensor]:
-    """How far the colourings ``[N, 2, h, w]`` of a photo differ as they are shown, strip by strip from the top.
+def measure_spread(prepared: PreparedPhoto, chroma: torch.Tensor, *, longest: int | None = None) -> torch.Tensor:
+    """How far the colourings ``[N, 2, h, w]`` of a photo differ as they are shown: ``[H, W]`` in ΔE*ab.
 
-    Colours that sRGB lacks are shown with less chroma, so the deepest shadows and the lights differ little.
+    Colours that sRGB lacks are shown with less chroma, so the deepest shadows and the lights differ little. See
+    :func:`spread`.
 
-    Yields:
-        ``[rows, W]`` in ΔE*ab, see :func:`spread`, for each of ``photo.strips()``.
+    Args:
+        longest: a photo of more pixels along its longer edge is measured in small, see :func:`shrink_photo`.
     """
-    for strips in zip(*(compose(prepared, one) for one in chroma), strict=True):
-        yield spread(torch.stack([rgb_to_lab(rgb)[1:] for rgb in strips]))
+    shown = shrink_photo(prepared, longest=longest) if longest else prepared
+    strips = zip(*(compose(shown, one) for one in chroma), strict=True)
+    return torch.cat([spread(torch.stack([rgb_to_lab(rgb)[1:] for rgb in strip])) for strip in strips])
+
+
+def show_small(prepared: PreparedPhoto, chroma: torch.Tensor | None, *, longest: int) -> torch.Tensor:
+    """A photo with the chroma grid ``[2, h, w]``, or in grey without one: sRGB ``[3, H, W]`` in [0, 1], float32.
+
+    It is shown at a whole fraction of its size, with at most ``longest`` pixels of its longer edge.
+    """
+    small = shrink_photo(prepared, longest=longest)
+    if chroma is not None:
+        return torch.cat(list(compose(small, chroma)), dim=1)
+    lightness = small.photo.rows(0, small.photo.height)
+    return lightness_to_gray(lightness).expand(3, -1, -1)
+
+
+def shrink_photo(prepared: PreparedPhoto, *, longest: int) -> PreparedPhoto:
+    """A photo at a whole fraction of its size, with at most ``longest`` pixels of its longer edge."""
+    size = prepared.photo.height, prepared.photo.width
+    factor = math.ceil(max(size) / longest)
+    rows, columns = (min(factor, edge) for edge in size)  # a strip may be narrower than the factor
+    small = prepared.photo.shrink(rows, columns)
+    height, width = small.height, small.width
+    top, left, bottom, right = prepared.box
+    box = (
+        *(min(top // rows, height - 1), min(left // columns, width - 1)),
+        *(min(math.ceil(bottom / rows), height), min(math.ceil(right / columns), width)),
+    )
+    cell = prepared.cell[0] / rows, prepared.cell[1] / columns
+    return replace(prepared, photo=small, cell=cell, box=box)
 
 
 def encode_lightness(

@@ -277,7 +277,7 @@ class ColorizationPipeline(DiffusionPipeline):
             images.append(shown[0])
             pictures.append(shown[-variants:])
             if return_uncertainty:
-                spread = torch.cat(list(measure_spread(photo, drawn * intensity)))  # [H, W]
+                spread = measure_spread(photo, drawn * intensity)  # [H, W]
                 maps.append(spread if output_type == "pt" else spread.numpy())
         output = ColorizationPipelineOutput(images, pictures if seeds else None, seeds, maps or None)
         return output if return_dict else output.to_tuple()
