@@ -5,12 +5,14 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from ..archive.copies import FORMATS
+from ..archive.copies import FORMATS, is_deep
 from ..archive.files import Job, check_inside, output_format
+from ..archive.labels import Label
 from ..archive.scans import Scan, open_scan
 from ..diffusion.photo import Lightness, PreparedPhoto
 from ..diffusion.pipeline import ColorizationPipeline
@@ -35,6 +37,8 @@ class OpenPhoto:
         chroma: what has been drawn, by row.
         started: when its reading began, by ``time.monotonic``.
         settings: with what is known of this photo alone.
+        record: what the manifest keeps of them.
+        deep: its copies have 16 bits.
         palette: of a reference photo.
         ties: of each row, to the photo whose colours it gets.
     """
@@ -46,6 +50,8 @@ class OpenPhoto:
     seeds: list[int]
     started: float
     settings: Settings
+    record: dict[str, Any]
+    deep: bool
     palette: Palette | None = None
     ties: list[Tie] = field(default_factory=list)
     chroma: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -69,6 +75,13 @@ class OpenPhoto:
         if len(self.pages) == 1:
             return self.pages[0]
         return replace(self.pages[number], photo=Lightness(self.scan.read_page(number)))
+
+    def describe(self, seeds: Sequence[int], *, base_seed: int, averaged: int = 0) -> Label:
+        """The label of a result of these seeds; of a mean with how many variants are ``averaged``."""
+        numbers = {"Seed": ", ".join(map(str, seeds)), "BaseSeed": base_seed}
+        mean = {"Consensus": f"mean of {averaged} variants"} if averaged else {}
+        settings = {**numbers, **self.settings.label(), **mean, **self.job.origin}
+        return Label(source_name=self.job.source.name, source_sha256=self.scan.sha256, settings=settings)
 
 
 def open_photo(
@@ -110,7 +123,8 @@ def open_photo(
         page = _prepare(pipe, Lightness(scan.read_page(number)), job, settings)
         pages.append(page if len(scan.sizes) == 1 else replace(page, photo=Lightness(np.empty((0, 0), np.uint8))))
         seeds += [derive_seed(base, scan.sha256, number) for base in bases]
-    return OpenPhoto(job, scan, format_name, pages, seeds, started, settings, palette)
+    deep = is_deep(format_name, scan.bits)
+    return OpenPhoto(job, scan, format_name, pages, seeds, started, settings, record, deep, palette)
 
 
 def _prepare(pipe: ColorizationPipeline, page: Lightness, job: Job, settings: Settings) -> PreparedPhoto:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..archive.copies import ColourPage, is_deep, write_copy
+from ..archive.copies import ColourPage, write_copy
 from ..archive.files import NewFile, output_format
-from ..archive.labels import Label, build_xmp
+from ..archive.labels import build_xmp
 from ..archive.provenance import Signer
 from ..diffusion.photo import measure_spread, seen_chroma, show_small
 from ..diffusion.pipeline import ColorizationPipeline
@@ -108,49 +108,44 @@ class Writer:
         return Copy(chroma, seeds, self.settings.seed + number)
 
     def _results(self, photo: OpenPhoto) -> Iterator[Result]:
-        """Each is made when the one before it is written: the map, the copies, and the sheet of several."""
-        copies, files, facts = self.choose_copies(photo), self.settings.files(photo.job.target), dict[str, Any]()
-        if self.settings.uncertainty:
-            page, chroma = photo.page(0), photo.drawn(0) * self.settings.intensity
+        """The map, the copies and the sheet of several; each is made when the one before it is written."""
+        settings, facts = self.settings, dict[str, Any]()
+        files = settings.files(photo.job.target)
+        copies = self.choose_copies(photo)
+        if settings.uncertainty:
+            chroma = photo.drawn(0) * settings.intensity
+            page = photo.page(0)
             spread = measure_spread(page, chroma, longest=MEASURED_EDGE).numpy()
             facts["uncertainty"] = round(float(spread.mean()), 3)
-            image = draw_map(spread, (page.photo.height, page.photo.width), variants=self.settings.variants)
+            image = draw_map(spread, (page.photo.height, page.photo.width), variants=settings.variants)
             yield Result(files[-1], image, {"seeds": photo.seeds, **facts})
         for number, (copy, target) in enumerate(zip(copies, files, strict=False), start=1):
-            variant = {"base_seed": copy.base_seed, "variant": number} if self.settings.variants > 1 else {}
-            pages = self._pages(photo, copy)
-            yield Result(target, pages, {"seeds": copy.seeds, **variant, **facts}, is_copy=True)
-        if len(copies) > 1:
-            yield Result(files[len(copies)], [self._sheet(photo, copies)], {"seeds": photo.seeds, **facts})
+            variant = {"base_seed": copy.base_seed, "variant": number} if settings.variants > 1 else {}
+            yield Result(target, self._pages(photo, copy), {"seeds": copy.seeds, **variant, **facts}, is_copy=True)
+        if len(copies) > 1:  # side by side, labelled as a copy is
+            label = photo.describe(photo.seeds, base_seed=settings.seed)
+            page = photo.page(0)
+            grids = [None, *(one.chroma[0] * settings.intensity for one in copies)]
+            tiles = [show_small(page, grid, longest=_TILE_EDGE) for grid in grids]
+            captions = ["grey", *(f"{number}: seed {one.base_seed}" for number, one in enumerate(copies, start=1))]
+            captions[1] += ", most typical"
+            sheet = to_tensor(draw_variants(tiles, captions=captions))
+            only = ColourPage(sheet.shape[1], sheet.shape[2], [sheet], xmp=build_xmp(label))
+            yield Result(files[len(copies)], [only], {"seeds": photo.seeds, **facts})
 
     def _pages(self, photo: OpenPhoto, copy: Copy) -> Iterator[ColourPage]:
         """A copy's pages, one at a time."""
-        label, deep = self._describe(photo, copy), is_deep(photo.format_name, photo.scan.bits)
+        label = photo.describe(copy.seeds, base_seed=copy.base_seed, averaged=copy.averaged)
         for number, chroma in enumerate(copy.chroma):
-            page, metadata = photo.page(number), photo.scan.page_metadata[number]
-            strips = self.pipe.show(page, chroma, intensity=self.settings.intensity, deep=deep)
+            page = photo.page(number)
+            metadata = photo.scan.page_metadata[number]
+            strips = self.pipe.show(page, chroma, intensity=self.settings.intensity, deep=photo.deep)
             yield ColourPage(page.photo.height, page.photo.width, strips, metadata, metadata.label(label))
-
-    def _sheet(self, photo: OpenPhoto, copies: list[Copy]) -> ColourPage:
-        """The first page's variants side by side, labelled as a colour copy is."""
-        label = self._describe(photo, Copy([], photo.seeds, self.settings.seed))
-        captions = ["grey", *(f"{number}: seed {one.base_seed}" for number, one in enumerate(copies, start=1))]
-        captions[1] += ", most typical"
-        page, grids = photo.page(0), [None, *(one.chroma[0] * self.settings.intensity for one in copies)]
-        tiles = [show_small(page, grid, longest=_TILE_EDGE) for grid in grids]
-        sheet = to_tensor(draw_variants(tiles, captions=captions))
-        return ColourPage(sheet.shape[1], sheet.shape[2], [sheet], xmp=build_xmp(label))
-
-    def _describe(self, photo: OpenPhoto, copy: Copy) -> Label:
-        seeds = {"Seed": ", ".join(map(str, copy.seeds)), "BaseSeed": copy.base_seed}
-        averaged = {"Consensus": f"mean of {copy.averaged} variants"} if copy.averaged else {}
-        settings = {**seeds, **photo.settings.label(), **averaged, **photo.job.origin}
-        return Label(source_name=photo.job.source.name, source_sha256=photo.scan.sha256, settings=settings)
 
     def _put(self, photo: OpenPhoto, result: Result) -> None:
         """Write a result into its file, and record it before the file gets its name."""
         source, signer = photo.job.source, self.signer if result.is_copy else None
-        record, settings = describe_source(source, photo.scan.sha256), photo.settings.record()
+        record = describe_source(source, photo.scan.sha256)
         times_of = source if self.keep_times and result.is_copy else None
         with NewFile(result.target, temporary=self.temporary, times_of=times_of) as new, ExitStack() as stack:
             stream: Any = new.stream
@@ -171,4 +166,4 @@ class Writer:
             record |= {"notes": photo.scan.notes} if photo.scan.notes else {}
             if self.manifest:
                 seconds = round(time.monotonic() - photo.started, 3)
-                self.manifest.add(photo.job, result.target, **record, settings=settings, seconds=seconds)
+                self.manifest.add(photo.job, result.target, **record, settings=photo.record, seconds=seconds)
