@@ -348,7 +348,7 @@ def described(tmp_path: Path) -> Path:
 def test_exiftool_reads_the_label_and_what_was_carried_over(described: Path, tmp_path: Path, suffix: str) -> None:
     scan = open_scan(described)
     assert scan.sizes == ((80, 60),) and scan.metadata.dpi == (300, 240)
-    label = Label(described.name, scan.sha256, {"Seed": 7, "Steps": 25, "CheckpointSHA256": "cd" * 32})
+    label = Label(described.name, scan.sha256, {"Seed": 7, "Steps": 25, "Checkpoint": "cd" * 32})
     xmp = build_xmp(label, xmp=scan.metadata.xmp, iptc=scan.metadata.iptc)
     file = tmp_path / f"copy.{suffix}"
     write(file, metadata=scan.metadata, xmp=xmp)
@@ -365,7 +365,7 @@ def test_exiftool_reads_the_label_and_what_was_carried_over(described: Path, tmp
         "FilePath": "m%C3%BChle%20%26%20co.jpg",
     }
     assert tags["XMP-xmpMM:DocumentID"] != "xmp.did:1234"
-    for name, value in (("SourceSHA256", scan.sha256), ("Seed", 7), ("Steps", 25), ("CheckpointSHA256", "cd" * 32)):
+    for name, value in (("SourceSHA256", scan.sha256), ("Seed", 7), ("Steps", 25), ("Checkpoint", "cd" * 32)):
         assert tags[f"XMP-colorized:{name}"] == value
     assert tags["XMP-dc:Rights"] == "public domain" and tags["XMP-iptcExt:PersonInImage"] == ["Bob"]
     assert tags["XMP-iptcExt:LocationShown"] == [{"City": "Bern", "CountryName": "Switzerland"}]

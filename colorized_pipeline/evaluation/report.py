@@ -26,7 +26,7 @@ from .measures import Comparison, Figures, Shown
 from .photos import PhotoSet
 from .tables import OURS, markdown
 
-BIN_WIDTH = 1.0  # CIELAB units: chroma is told to one unit of a* and b*, about what the eye can tell
+BIN_WIDTH = 1.0  # CIELAB units: chroma is rounded to one unit of a* and b*, about what the eye can see
 LARGE = 256  # pixels: photos with a shorter side of at least this show what happens at edges
 EDGE_SIZES = (512, 1024)  # pixels to which they are enlarged
 CALIBRATION_CELL = 8  # edge in pixels of the places whose stated uncertainty is compared with their error
@@ -395,7 +395,7 @@ def _bound_obstacle(work: Work) -> str:
     if not work.ours.is_diffusion:
         return "a regression has no bound"
     if work.ours.pipe.config.detail_scales is not None:
-        return "the cells that chroma is told to are no grid for a checkpoint with detail_scales"
+        return "the bound's cells of chroma fit no checkpoint with detail_scales"
     try:
         NoiseSchedule.of(work.ours.pipe.scheduler)
     except ValueError as error:

@@ -142,7 +142,7 @@ def _edges(edges: dict[str, Any], figures: dict[str, Any]) -> list[str]:
 def _bound(bound: dict[str, Any], figures: dict[str, Any]) -> list[str]:
     return [
         f"Variational bound: {bound['bits_per_dimension']:.3f} ± {bound['standard_error']:.3f} bits per chroma "
-        f"dimension ({bound['photos']} photos, chroma told to {bound['bin_width']:g} CIELAB unit; L_T "
+        f"dimension ({bound['photos']} photos, chroma in cells of {bound['bin_width']:g} CIELAB unit; L_T "
         f"{bound['prior']:.4f}, L_0 {bound['decoder']:.3f})."
     ]
 
