@@ -84,8 +84,9 @@ def main() -> None:
     arguments = parser.parse_args()
     pipe = load_pipeline(arguments.checkpoint, device="cpu")
     table = datasets.Dataset.from_parquet(str(arguments.photos)).cast_column("image", datasets.Image(decode=False))
-    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in SECONDS}
-    unlike, before = [], None
+    found: dict[str, list[tuple[float, ...]]] = {name: [] for name in SECONDS}
+    unlike: list[float] = []
+    before = None
     for number, index in enumerate(
         islice(range(0, len(table), max(1, len(table) // arguments.count)), arguments.count)
     ):

@@ -76,7 +76,8 @@ def test_seed_steps_and_intensity(run) -> None:
 def test_a_photo_does_not_depend_on_its_neighbours(run) -> None:
     Image.open("grey.png").rotate(180).save("other.png")
     assert run("other.png", "grey.png", "-o", "both").exit_code == 0
-    assert run("grey.png", "-o", "alone").exit_code == 0
+    # At an equal batch size: a single photo's is 1 unless asked for, and the results then differ in the last digits
+    assert run("grey.png", "-o", "alone", "--batch-size", "4").exit_code == 0
     assert Path("both/grey.png").read_bytes() == Path("alone/grey.png").read_bytes()
 
 

@@ -251,7 +251,7 @@ def test_posterior_noise_is_the_photos_own(plain_pipe: ColorizationPipeline, tmp
     together = plain_pipe(photos, generator=[seeded(i) for i in range(3)], output_type="np").images
     for index, one in enumerate(photos):
         alone = pipe(one, generator=[seeded(index)], output_type="np").images[0]
-        np.testing.assert_allclose(alone, together[index], atol=1e-5)
+        np.testing.assert_allclose(alone, together[index], atol=5e-5)
 
 
 def test_guidance_leans_away_from_the_unconditional_prediction(pipe: ColorizationPipeline) -> None:

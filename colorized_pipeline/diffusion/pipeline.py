@@ -390,7 +390,9 @@ class ColorizationPipeline(DiffusionPipeline):
         features, others = self.features(prepared), self.features(other)
         level, other_level = (F.avg_pool2d(photo.lightness, self.config.luma_factor) for photo in (prepared, other))
         return match_colours(
-            features, level, known=(others, other_level, F.adaptive_avg_pool2d(chroma, other_level.shape[-2:]))
+            features,
+            level,
+            known=(others, other_level, F.interpolate(chroma[None], other_level.shape[-2:], mode="area")[0]),
         )
 
     def show(

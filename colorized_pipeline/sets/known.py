@@ -97,15 +97,23 @@ def painted_entry(picture: PIL.Image.Image, *, source: str, note: str = "") -> d
     return {"place": place, "colour": "", "note": note, "source": source}
 
 
+def _is_file(file: Path) -> bool:
+    """Whether there is such a file; a name that is too long for a file system names none."""
+    try:
+        return file.is_file()
+    except OSError:
+        return False
+
+
 def _from_sidecars(job: Job) -> Iterator[KnownColour]:
     folder, name = job.source.parent, job.source.name
     for file in dict.fromkeys(folder / f"{one}{SIDECAR_SUFFIX}" for one in (job.source.stem, name)):
-        if not file.is_file():
+        if not _is_file(file):
             continue
         content = _read_json(file)
         meant = content.get("name", name)
         if meant != name:
-            if not (folder / str(meant)).is_file():
+            if not _is_file(folder / str(meant)):
                 raise ValueError(f"{file}: name: {meant!r} isn't in this folder; write {name!r}")
             continue
         if content.get("version", VERSION) != VERSION:
@@ -134,7 +142,7 @@ def _from_tables(job: Job) -> Iterator[KnownColour]:
     for folder in job.source.parents[: len(job.name.parts)][::-1]:
         table = folder / TABLE_NAME
         name = job.source.relative_to(folder).as_posix()
-        for line, row in _read_table(table, table.stat().st_mtime_ns) if table.is_file() else ():
+        for line, row in _read_table(table, table.stat().st_mtime_ns) if _is_file(table) else ():
             if row["file"] in (name, "*"):
                 yield _read_entry(row, f"{table}: line {line}", folder)
 
@@ -160,7 +168,7 @@ def _read_table(table: Path, _: int) -> list[tuple[int, dict[str, str]]]:
             raise ValueError(f'{table}: line {reader.line_num}: more cells than columns; quote places: "120,80,25"')
         if not any(row.values()):
             continue
-        if row["file"] != "*" and not (table.parent / row["file"]).is_file():
+        if row["file"] != "*" and not _is_file(table.parent / row["file"]):
             raise ValueError(f"{table}: line {reader.line_num}: file: no {row['file']!r} here; mend its name")
         rows.append((reader.line_num, row))
     return rows
@@ -171,7 +179,7 @@ def _read_entry(entry: Mapping[str, Any], where: str, folder: Path) -> KnownColo
     said = ": ".join(text for text in (str(entry.get(one) or "") for one in ("source", "note")) if text)
     if place == "reference":
         file = folder / str(colour)
-        if not colour or not file.is_file():
+        if not colour or not _is_file(file):
             raise ValueError(f"{where}: colour: no picture {str(colour)!r} here; a reference is a colour photo's name")
         return _reference(file, said, where)
     if isinstance(place, str):
@@ -200,7 +208,7 @@ def _read_picture(place: str, colour: Any, said: str, where: str, folder: Path) 
         digest = place.removeprefix(_PICTURE_URI)[-24:]
     else:
         file = folder / place
-        if not file.is_file():
+        if not _is_file(file):
             raise ValueError(f"{where}: place: {place!r} is no place and no picture here; {_PLACES}")
         place, digest = str(file), hash_file(file)
     if colour:
