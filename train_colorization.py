@@ -25,6 +25,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from colorized_pipeline.batch.sheets import in_rows, paint_sheet
 from colorized_pipeline.diffusion.color import lab_to_rgb, lightness_to_gray
 from colorized_pipeline.diffusion.pipeline import ColorizationPipeline
 from colorized_pipeline.hub import BackgroundPush, PushError, check_repo_id, open_repo
@@ -296,14 +297,11 @@ def contact_sheet(pipe: ColorizationPipeline, truths: list[torch.Tensor], *, see
     generator = torch.Generator().manual_seed(derive_seed(seed, _SAMPLES))
     steps = min(_SAMPLE_STEPS, pipe.config.default_steps)
     results = pipe(grays, num_inference_steps=steps, generator=generator, output_type="pt").images
-    tiles = [
+    triples = [
         torch.cat((gray.expand(3, -1, -1), result, lab_to_rgb(lab)), dim=-1)
         for gray, result, lab in zip(grays, results, truths, strict=True)
     ]
-    tiles += [torch.ones_like(tiles[0])] * (-len(tiles) % 4)
-    rows = [torch.cat(tiles[i : i + 4], dim=-1) for i in range(0, len(tiles), 4)]
-    sheet = torch.cat(rows, dim=-2).clamp(0, 1).movedim(0, -1)
-    return Image.fromarray((sheet * 255).round().to(torch.uint8).numpy())
+    return paint_sheet(in_rows(triples, 4))
 
 
 def save(run: Run) -> None:

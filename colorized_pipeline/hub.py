@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 from PIL import Image, ImageOps
 
+from .batch.sheets import paint_sheet, to_tensor
 from .diffusion import pipeline as pipeline_module
 from .diffusion.color import lightness_to_gray, rgb_to_lab
 from .diffusion.pipeline import CODE_FILES, ColorizationPipeline
@@ -47,7 +47,7 @@ _TRAINING_FACTS = {
     "seed": "seed",
     "validation_loss": "last validation loss, averaged weights",
 }
-_PICTURE_HEIGHT, _PICTURE_GAP = 256, 4
+_PICTURE_HEIGHT = 256
 
 
 class PushError(RuntimeError):
@@ -207,20 +207,8 @@ def sample_picture(
         results = [pipe(small, generator=torch.Generator().manual_seed(seed)).images[0] for seed in seeds]
         for result in results:
             result.thumbnail((4 * _PICTURE_HEIGHT, _PICTURE_HEIGHT))
-        rgb = torch.from_numpy(np.array(results[0])).movedim(-1, 0) / 255
-        gray = (lightness_to_gray(rgb_to_lab(rgb)[:1]) * 255).round().to(torch.uint8)  # [1, H, W]
-        rows.append([gray.movedim(0, -1).expand(-1, -1, 3).numpy(), *map(np.asarray, results)])
-    width = max(sum(tile.shape[1] + _PICTURE_GAP for tile in row) for row in rows) - _PICTURE_GAP
-    height = sum(row[0].shape[0] + _PICTURE_GAP for row in rows) - _PICTURE_GAP
-    sheet = np.full((height, width, 3), 255, np.uint8)
-    top = 0
-    for row in rows:
-        left = 0
-        for tile in row:
-            sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
-            left += tile.shape[1] + _PICTURE_GAP
-        top += row[0].shape[0] + _PICTURE_GAP
-    return Image.fromarray(sheet)
+        rows.append([lightness_to_gray(rgb_to_lab(to_tensor(results[0]))[:1]).expand(3, -1, -1), *results])
+    return paint_sheet(rows)
 
 
 class BackgroundPush:

@@ -6,49 +6,41 @@ python scripts/make_figures.py          (or: make figures)
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from skimage import data
 
 from colorized_pipeline import load_default
+from colorized_pipeline.batch.sheets import paint_sheet
 
 PHOTOS = ("camera", "rocket", "coffee", "astronaut")
 SEEDS = (0, 1, 2)
-HEIGHT, GAP, CAPTION = 240, 6, 16
+HEIGHT = 240
 
 
 def column(name: str) -> list[tuple[str, Image.Image]]:
     """Captioned pictures of one photo: grey, one result a seed, and the colour original where there is one."""
     original = Image.fromarray(getattr(data, name)())
     size = (round(original.width * HEIGHT / original.height), HEIGHT)
-    grey = original.convert("L")
+    gray = original.convert("L")
     pipe = load_default()
     pipe.set_progress_bar_config(disable=True)
-    pictures = [("grey", grey.convert("RGB"))]
+    pictures = [("grey", gray.convert("RGB"))]
     for seed in SEEDS:
-        result = pipe(grey, generator=torch.Generator().manual_seed(seed)).images[0]
+        result = pipe(gray, generator=torch.Generator().manual_seed(seed)).images[0]
         pictures.append((f"seed {seed}", result))
     pictures.append(
-        ("original", original) if original.mode == "RGB" else ("no colour original", Image.new("RGB", size))
+        ("original", original) if original.mode == "RGB" else ("no colour original", Image.new("RGB", size, "white"))
     )
     return [(caption, picture.resize(size, Image.Resampling.LANCZOS)) for caption, picture in pictures]
 
 
-def sheet(columns: list[list[tuple[str, Image.Image]]], *, height: int = HEIGHT) -> Image.Image:
-    """Photos beside one another, their pictures below one another."""
-    width = sum(pictures[0][1].width + GAP for pictures in columns) - GAP
-    rows = len(columns[0])
-    result = Image.new("RGB", (width, rows * (height + CAPTION)), "white")
-    draw, left = ImageDraw.Draw(result), 0
-    for pictures in columns:
-        for row, (caption, picture) in enumerate(pictures):
-            top = row * (height + CAPTION)
-            if np.asarray(picture).any():
-                result.paste(picture, (left, top + CAPTION))
-            draw.text((left + 2, top + 3), caption, fill="black")
-        left += pictures[0][1].width + GAP
-    return result
+def sheet(columns: list[list[tuple[str, Image.Image]]]) -> Image.Image:
+    """Photos beside one another, their pictures below one another, captioned."""
+    rows = list(zip(*columns, strict=True))
+    return paint_sheet(
+        [[picture for _, picture in row] for row in rows], captions=[[caption for caption, _ in row] for row in rows]
+    )
 
 
 def main() -> None:

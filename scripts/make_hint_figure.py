@@ -17,7 +17,7 @@ from colorized_pipeline import load_default
 EDGE = 300
 PLACE = (210, 420, 24)  # x, y, radius on the lawn
 SKY = (60, 60, 24)
-COLOURS = ("#8a6b3a", "#5f8f3a")
+COLORS = ("#8a6b3a", "#5f8f3a")
 
 
 def main() -> None:
@@ -26,21 +26,21 @@ def main() -> None:
     args = parser.parse_args()
     pipe = load_default()
     pipe.set_progress_bar_config(disable=True)
-    grey = Image.fromarray(data.camera())
+    gray = Image.fromarray(data.camera())
 
     def colorize(**arguments: Any) -> Image.Image:
-        return pipe(grey, generator=torch.Generator().manual_seed(0), **arguments).images[0]
+        return pipe(gray, generator=torch.Generator().manual_seed(0), **arguments).images[0]
 
     pictures = [("no hint", colorize())]
-    for colour in COLOURS:
-        hints = [(PLACE, colour), (SKY, "lightskyblue")]
+    for color in COLORS:
+        hints = [(PLACE, color), (SKY, "lightskyblue")]
         result = colorize(hints=hints)
         draw = ImageDraw.Draw(result)
         for x, y, radius in (PLACE, SKY):
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline="white", width=3)
-        pictures.append((f"hints: ground {colour}, sky lightskyblue", result))
+        pictures.append((f"hints: ground {color}, sky lightskyblue", result))
     small = [(caption, picture.resize((EDGE, EDGE), Image.Resampling.LANCZOS)) for caption, picture in pictures]
-    sheet([[one] for one in small], height=EDGE).save(args.output, quality=90)
+    sheet([[one] for one in small]).save(args.output, quality=90)
     print(args.output)
 
 
