@@ -19,7 +19,7 @@ from rounds import Spread, choose_clock, ratios, save, time_rounds
 
 from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline
 from colorized_pipeline.diffusion.color import rgb_to_lab
-from colorized_pipeline.evaluation.colours import delta_e
+from colorized_pipeline.evaluation.colors import delta_e
 from colorized_pipeline.evaluation.report import colorize, hardware
 from colorized_pipeline.export import ExportedUNet, export_unet
 from colorized_pipeline.training.data import ColorizationDataset
@@ -112,7 +112,7 @@ def measure_steps(
     return rows
 
 
-def measure_colours(
+def measure_colors(
     pipe: ColorizationPipeline,
     networks: dict[str, torch.nn.Module],
     lightness: torch.Tensor,
@@ -225,7 +225,7 @@ def main(arguments: list[str] | None = None) -> None:
         rounds=args.rounds,
         threads=args.threads,
     )
-    colours = []
+    colors = []
     if args.photos:
         source = open_source(args.photos)
         dataset = ColorizationDataset(
@@ -237,7 +237,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
         lightness = torch.stack([dataset.lab(index)[:1] for index in range(len(dataset))])
         kept = {name: network for name, network in networks.items() if name in (REFERENCE, *KEPT)}
-        colours = measure_colours(pipe, kept, lightness, threads=args.threads, seed=args.seed)
+        colors = measure_colors(pipe, kept, lightness, threads=args.threads, seed=args.seed)
     figures = {
         "hardware": hardware(torch.device("cpu")),
         "threads": args.threads,
@@ -249,7 +249,7 @@ def main(arguments: list[str] | None = None) -> None:
         "seed": args.seed,
         "steps": steps,
         "failed": failed,
-        "colours": colours,
+        "colours": colors,
     }
     save(args.output, "engines", figures, markdown(figures))
     print(markdown(figures))

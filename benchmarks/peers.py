@@ -91,7 +91,7 @@ class DDColorTiny(nn.Module):
         )
         self.norm = nn.LayerNorm(embedding)
         hidden = [layer for _ in range(2) for layer in (nn.Linear(embedding, embedding), nn.ReLU())]
-        self.colours = nn.Sequential(*hidden, nn.Linear(embedding, embedding))
+        self.colors = nn.Sequential(*hidden, nn.Linear(embedding, embedding))
         self.refine = nn.Conv2d(queries + 3, 2, 1)
 
     def forward(self, gray: torch.Tensor) -> torch.Tensor:
@@ -108,7 +108,7 @@ class DDColorTiny(nn.Module):
         query = self.queries.weight.expand(len(gray), -1, -1)
         for index, layer in enumerate(self.layers):
             query = layer(query + self.query_places.weight, memories[index % len(memories)])
-        weights = self.colours(self.norm(query))
+        weights = self.colors(self.norm(query))
         return self.refine(torch.cat((torch.einsum("bqc,bchw->bqhw", weights, pixels), gray), dim=1))
 
 

@@ -162,7 +162,7 @@ def _build_photo_tab(worker: "Worker", limits: Limits) -> None:
     photo.upload(worker.receive, photo, [photo, arrival], **quiet)
     photo.change(lambda shown: shown, photo, painting, queue=False, **quiet)
     reference.upload(worker.receive_reference, reference, [reference, guide], **quiet)
-    save.click(worker.save_colours, [photo, arrival, painting, source], [sidecar, kept], queue=False, **quiet)
+    save.click(worker.save_colors, [photo, arrival, painting, source], [sidecar, kept], queue=False, **quiet)
     start.click(
         worker.colorize,
         [photo, arrival, painting, reference, guide, *settings, variants],
@@ -386,7 +386,7 @@ class Worker:
             **wishes,
         )
 
-    def save_colours(
+    def save_colors(
         self, shown: str | None, arrival: Arrival | None, painting: dict[str, Any] | None, source: str
     ) -> tuple[Any, tempfile.TemporaryDirectory[str]]:
         """What was painted, as a file that the command finds when it lies beside the photo."""

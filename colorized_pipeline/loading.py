@@ -9,6 +9,7 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import constants
 from huggingface_hub.errors import (
     HfHubHTTPError,
+    HFValidationError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -157,6 +158,8 @@ def _reason(error: BaseException, source: str) -> str:
     """The Hub's trouble if it was that, else the error's own words, in one line."""
     link: BaseException | None = error
     while link is not None:
+        if isinstance(link, HFValidationError):
+            return "no such folder, and no name on the Hub (user/name)"
         if isinstance(link, (HfHubHTTPError, ConnectionError, TimeoutError, socket.gaierror)):
             return explain_hub(link, source)
         link = link.__cause__ or link.__context__

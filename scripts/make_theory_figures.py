@@ -131,11 +131,11 @@ def reverse_process(pipe: ColorizationPipeline, folder: Path) -> None:
     last = paint(lab[:1], x[0] * scale)
     frames.append((0, last, last))
 
-    grey, original = paint(lab[:1], torch.zeros_like(x[0])), paint(lab[:1], lab[1:])
+    gray, original = paint(lab[:1], torch.zeros_like(x[0])), paint(lab[:1], lab[1:])
     chosen = [frames[round(k * (len(frames) - 1) / 5)] for k in range(6)]
     strip(
         [
-            ("x_t", [("grey: condition", grey), *((f"t = {t}", noisy) for t, noisy, _ in chosen)]),
+            ("x_t", [("grey: condition", gray), *((f"t = {t}", noisy) for t, noisy, _ in chosen)]),
             ("estimate\nof x_0", [("truth", original), *((f"at t = {t}", guess) for t, _, guess in chosen)]),
         ]
     ).save(folder / "reverse.jpg", quality=88)

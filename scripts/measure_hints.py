@@ -77,7 +77,7 @@ def main() -> None:
     inside = torch.stack([of_photo[0] <= 0 for of_photo in distances])  # [N, H, W]
     mean = (labs[:, 1:] * inside[:, None]).sum((2, 3), keepdim=True) / inside.sum((1, 2)).reshape(-1, 1, 1, 1)
     hinted = labs[:, 1:] if args.pixels else mean.expand_as(labs[:, 1:])
-    maps = [HintMap(colour, where[None].float()) for colour, where in zip(hinted, inside, strict=True)]
+    maps = [HintMap(color, where[None].float()) for color, where in zip(hinted, inside, strict=True)]
 
     what = "each pixel's true colour" if args.pixels else "the true mean colour"
     record = provenance(pipe, args.photos, count=len(labs), seed=args.seed)

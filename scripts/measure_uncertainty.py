@@ -26,7 +26,7 @@ from colorized_pipeline.evaluation.calibration import (
     reliability,
     within_photos,
 )
-from colorized_pipeline.evaluation.colours import colourfulness, delta_e
+from colorized_pipeline.evaluation.colors import colourfulness, delta_e
 
 _START, _END = "<!-- uncertainty: start -->", "<!-- uncertainty: end -->"
 
@@ -55,7 +55,7 @@ def draw(
     return torch.cat(labs), torch.cat(spreads)
 
 
-def mean_colours(variants: torch.Tensor) -> torch.Tensor:
+def mean_colors(variants: torch.Tensor) -> torch.Tensor:
     """The consensus ``[N, 3, H, W]`` of variants as shown, ``[N, V, 3, H, W]``, CIELAB."""
     return fit_gamut(variants.mean(dim=1))
 
@@ -64,19 +64,19 @@ def photo_figures(variants: torch.Tensor, truth: torch.Tensor, *, seed: int) -> 
     """What each kind of picture costs and looks like, a mean over photos."""
     generator = torch.Generator().manual_seed(seed)
     any_one = torch.randint(variants.shape[1], (len(variants),), generator=generator)
-    true_colours = colourfulness(lab_to_rgb(truth).clamp(0, 1)).mean()
+    true_colors = colourfulness(lab_to_rgb(truth).clamp(0, 1)).mean()
     errors = torch.stack([delta_e(one, truth) for one in variants.unbind(1)])  # [V, N]
     pictures = {
         "any one variant": variants[torch.arange(len(variants)), any_one],
         "the most typical (medoid)": variants[:, 0],
         "the least typical": variants[:, -1],
-        "the mean": mean_colours(variants),
+        "the mean": mean_colors(variants),
     }
     rows = {
         name: {
             "delta_e2000": delta_e(lab, truth).mean().item(),
             "delta_e76": (lab - truth)[:, 1:].norm(dim=1).mean().item(),
-            "colourfulness_ratio": (colourfulness(lab_to_rgb(lab).clamp(0, 1)).mean() / true_colours).item(),
+            "colourfulness_ratio": (colourfulness(lab_to_rgb(lab).clamp(0, 1)).mean() / true_colors).item(),
         }
         for name, lab in pictures.items()
     }
@@ -90,7 +90,7 @@ def measure(
 ) -> dict[str, Any]:
     """All figures; ``cell`` is the edge of the places that are compared, in pixels."""
     count = variants.shape[1]
-    mean = mean_colours(variants)
+    mean = mean_colors(variants)
     squared = (mean - truth)[:, 1:].square().sum(1)  # [N, H, W]
     cells = downsample_chroma(torch.stack((stated.square(), squared), dim=1), cell)  # [N, 2, h, w], mean squares
     cell_stated, cell_squared = cells[:, 0].sqrt(), cells[:, 1]

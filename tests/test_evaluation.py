@@ -14,7 +14,7 @@ from skimage import metrics as skimage_metrics
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from colorized_pipeline.diffusion.color import rgb_to_lab
-from colorized_pipeline.evaluation.colours import (
+from colorized_pipeline.evaluation.colors import (
     STRAY_CELL,
     colourfulness,
     delta_e,
@@ -24,10 +24,10 @@ from colorized_pipeline.evaluation.colours import (
     grid_oracle,
     hue_error,
     psnr,
-    skin_colours,
+    skin_colors,
     skin_within,
     ssim,
-    stray_colour,
+    stray_color,
     thirds,
 )
 from colorized_pipeline.evaluation.distances import (
@@ -187,12 +187,12 @@ def test_stray_colour_counts_only_where_lightness_is_smooth() -> None:
     lab = torch.full((2, 3, 32, 32), 50.0)
     lab[:, 1:] = 10.0
     lab[:, 0, :, 16:] += 0.1 * torch.rand(16, generator=torch.Generator().manual_seed(0)).cumsum(0) * 30  # busy half
-    assert (stray_colour(lab) == 0).all()
+    assert (stray_color(lab) == 0).all()
     clouds, edges = lab.clone(), lab.clone()
     clouds[0, 1, :, :14] += torch.linspace(0, 7, 14)  # half a unit a pixel on the smooth half of the first photo
     edges[0, 1, :, 18:] += torch.linspace(0, 7, 14)
-    assert stray_colour(clouds)[0] > 0.5 * STRAY_CELL * 0.5 and stray_colour(clouds)[1] == 0
-    assert stray_colour(edges)[0] < 0.2 * stray_colour(clouds)[0]
+    assert stray_color(clouds)[0] > 0.5 * STRAY_CELL * 0.5 and stray_color(clouds)[1] == 0
+    assert stray_color(edges)[0] < 0.2 * stray_color(clouds)[0]
 
 
 def test_edge_error() -> None:
@@ -210,7 +210,7 @@ def test_skin() -> None:
     faces = torch.zeros(6, 3, 32, 32)
     faces[:, 0] = torch.tensor([90.0, 20, 60, 30, 80, 50]).reshape(6, 1, 1)
     faces[..., 8:24, 8:24] += torch.tensor([0.0, 15, 20]).reshape(3, 1, 1)
-    skin = skin_colours(faces)
+    skin = skin_colors(faces)
     assert torch.allclose(skin[:, 1:], torch.tensor([15.0, 20]).expand(6, 2))
     assert {name: sorted(part.tolist()) for name, part in thirds(skin[:, 0]).items()} == {
         "darker": [1, 3],

@@ -17,7 +17,7 @@ from colorized_pipeline import ColorizationPipeline
 from colorized_pipeline.archive.labels import read_xmp
 from colorized_pipeline.cli import app
 from colorized_pipeline.diffusion.color import rgb_to_lab
-from colorized_pipeline.diffusion.hints import HintMap, parse_hint, read_colour
+from colorized_pipeline.diffusion.hints import HintMap, parse_hint, read_color
 from colorized_pipeline.diffusion.steering import HintSteer, steered_prediction
 
 VARIANTS = ("--variants", "2", "--uncertainty")
@@ -174,12 +174,12 @@ def test_no_cell_moves_further_than_the_hint() -> None:
 @pytest.mark.parametrize("text", ["firebrick", "#8a3b2e", "#abc", "rgb(10, 200, 30)"])
 def test_colours_are_those_of_scikit_image(text: str) -> None:
     pixel = Image.new("RGB", (1, 1), text)
-    assert np.allclose(read_colour(text), skimage_color.rgb2lab(np.asarray(pixel))[0, 0, 1:], atol=1e-3)
+    assert np.allclose(read_color(text), skimage_color.rgb2lab(np.asarray(pixel))[0, 0, 1:], atol=1e-3)
 
 
 def test_lab_in_words_and_numbers() -> None:
     for colour in ("lab(40 35 -25)", "LAB(40, 35, -25)", (40, 35, -25), (35, -25), np.array([35.0, -25.0])):
-        assert read_colour(colour) == (35, -25)
+        assert read_color(colour) == (35, -25)
     assert parse_hint("120, 80,25 : lab(40 35 25)") == ((120, 80, 25), "lab(40 35 25)")
     assert parse_hint("0,0,9.5,8:red") == ((0, 0, 9.5, 8), "red")
 
@@ -253,7 +253,7 @@ def test_command_line(run) -> None:
     assert result.exit_code == 0, result.output
     lab = skimage_color.rgb2lab(np.asarray(Image.open("colour.png")))[..., 1:]
     for place, colour in (
-        (disc_of((60, 84), 40, 30, 9), read_colour("#8a3b2e")),
+        (disc_of((60, 84), 40, 30, 9), read_color("#8a3b2e")),
         (np.s_[:, :20], (12, -14)),
     ):
         assert np.abs(lab[place].reshape(-1, 2).mean(0) - colour).max() < 1
@@ -271,7 +271,7 @@ def test_a_painted_picture_on_the_command_line(run) -> None:
     result = run("grey.png", "-o", "colour.png", "--hint-mask", "hints.png")
     assert result.exit_code == 0, result.output
     lab = skimage_color.rgb2lab(np.asarray(Image.open("colour.png")))[..., 1:]
-    assert np.abs(lab[30, 40] - read_colour("#8a3b2e")).max() < 2
+    assert np.abs(lab[30, 40] - read_color("#8a3b2e")).max() < 2
     with Image.open("colour.png") as image:
         assert read_xmp(image.info["xmp"])["colorized:Hints"].startswith("painted:")
 
@@ -335,4 +335,4 @@ def test_what_a_visitor_paints_becomes_a_hint_at_the_photo_s_size(
     ImageDraw.Draw(layer).ellipse((30, 20, 50, 40), fill="#8a3b2e")
     hints = worker._read_painting({"layers": [layer]}, tmp_path / "photo.png")
     found = chroma_of(plain_pipe, grey(120, 168), hints=list(hints))
-    assert np.abs(found[60, 80] - read_colour("#8a3b2e")).max() < 0.3
+    assert np.abs(found[60, 80] - read_color("#8a3b2e")).max() < 0.3

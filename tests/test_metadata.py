@@ -13,7 +13,7 @@ import tifffile
 import torch
 from PIL import Image
 
-from colorized_pipeline.archive.copies import FORMATS, ColourPage, read_label, write_copy
+from colorized_pipeline.archive.copies import FORMATS, ColorPage, read_label, write_copy
 from colorized_pipeline.archive.labels import NOTE, Label, build_xmp, join_xmp, read_iim, read_xmp, split_xmp
 from colorized_pipeline.archive.scans import open_scan
 
@@ -38,7 +38,7 @@ def copy(source: Path, folder: Path, format_name: str) -> tuple[Path, str]:
     label = Label(source.name, scan.sha256, {"Seed": 1})
     file = folder / f"{source.stem}-{source.suffix[1:]}.{SUFFIXES[format_name]}"
     pages = [
-        ColourPage(height, width, [torch.full((3, height, width), 0.5)], metadata, metadata.label(label))
+        ColorPage(height, width, [torch.full((3, height, width), 0.5)], metadata, metadata.label(label))
         for (height, width), metadata in zip(scan.sizes, scan.page_metadata, strict=True)
     ]
     with file.open("w+b") as stream:
@@ -352,7 +352,7 @@ def test_webp_is_lossless_for_a_lossless_scan(tmp_path: Path, kind: str) -> None
     scan = open_scan(tmp_path / f"a.{kind}")
     assert scan.metadata.lossless == (kind in ("png", "tif", "webp"))
     noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
-    page = ColourPage(96, 128, [torch.from_numpy(noise).movedim(-1, 0) / 255], scan.metadata)
+    page = ColorPage(96, 128, [torch.from_numpy(noise).movedim(-1, 0) / 255], scan.metadata)
     with (tmp_path / "out.webp").open("w+b") as stream:
         write_copy(stream, [page], format_name="WEBP", bits=8)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out.webp")), noise) == scan.metadata.lossless

@@ -16,7 +16,7 @@ from PIL import Image, ImageCms, ImageOps
 from skimage import color as skimage_color
 from skimage import data as skimage_data
 
-from colorized_pipeline.archive.copies import FORMATS, ColourPage, read_label, write_copy
+from colorized_pipeline.archive.copies import FORMATS, ColorPage, read_label, write_copy
 from colorized_pipeline.archive.labels import NOTE, Label, build_xmp, read_xmp
 from colorized_pipeline.archive.metadata import Metadata
 from colorized_pipeline.archive.scans import open_scan
@@ -267,7 +267,7 @@ def write(
     with file.open("w+b") as stream:
         write_copy(
             stream,
-            [ColourPage(60, 80, strips, metadata or Metadata(), xmp or build_xmp(Label("a.tif", "0" * 64, {})))],
+            [ColorPage(60, 80, strips, metadata or Metadata(), xmp or build_xmp(Label("a.tif", "0" * 64, {})))],
             format_name=formats.get(file.suffix, "JPEG2000"),
             bits=bits,
         )
@@ -305,7 +305,7 @@ def test_the_mark_stays_in_its_corner(tmp_path: Path) -> None:
         with (tmp_path / f"{mark}.png").open("w+b") as stream:
             write_copy(
                 stream,
-                [ColourPage(600, 800, torch.from_numpy(big).movedim(-1, 0).split(50, dim=1))],
+                [ColorPage(600, 800, torch.from_numpy(big).movedim(-1, 0).split(50, dim=1))],
                 format_name="PNG",
                 bits=8,
                 mark=mark,

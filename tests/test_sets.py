@@ -17,9 +17,9 @@ from colorized_pipeline.archive.files import MANIFEST_NAME, Job
 from colorized_pipeline.archive.labels import read_xmp
 from colorized_pipeline.cli import app
 from colorized_pipeline.diffusion.color import rgb_to_lab
-from colorized_pipeline.diffusion.steering import TieSteer, match_colours
+from colorized_pipeline.diffusion.steering import TieSteer, match_colors
 from colorized_pipeline.sets.groups import likeness, look_at, tie_alike, tie_folders
-from colorized_pipeline.sets.known import add_known_colours, painted_entry, read_hints, write_sidecar
+from colorized_pipeline.sets.known import add_known_colors, painted_entry, read_hints, write_sidecar
 
 BRICK = {"place": [40, 30, 12], "colour": "#8a3b2e", "note": "brick of the mill", "source": "A. Clerk, 2019"}
 
@@ -146,7 +146,7 @@ def test_bad_sidecars_name_file_entry_and_remedy_and_the_others_go_on(tmp_path: 
 )
 def test_bad_tables_name_file_line_and_remedy(box: Path, text: str, message: str) -> None:
     (box / "colours.csv").write_text(text)
-    (found,) = add_known_colours([job(box / "17.png")])
+    (found,) = add_known_colors([job(box / "17.png")])
     assert f"{box / 'colours.csv'}: {message}" in found.refusal
 
 
@@ -155,9 +155,9 @@ def test_a_table_above_speaks_of_folders_below_and_of_all(box: Path) -> None:
     (box / "colours.csv").write_text(
         "file;place;colour\nalbum/1.png;1 2 3;red\n*;reference;17.png\n17.png;1 2 3;red\n"
     )
-    (found,) = add_known_colours([Job(inner, inner, Path("album/1.png"))])
+    (found,) = add_known_colors([Job(inner, inner, Path("album/1.png"))])
     assert [one.is_reference for one in found.known] == [False, True]
-    (apart,) = add_known_colours([Job(inner, inner, Path("1.png"))])  # its folder alone was given
+    (apart,) = add_known_colors([Job(inner, inner, Path("1.png"))])  # its folder alone was given
     assert apart.known == ()
 
 
@@ -175,15 +175,15 @@ def test_the_page_saves_what_was_painted(box: Path) -> None:
     worker = app.Worker(make_pipeline(), app.Limits())
     layer = Image.new("RGBA", (86, 86), (0, 0, 0, 0))
     layer.paste((138, 59, 46, 255), (20, 20, 60, 60))
-    button, folder = worker.save_colours(str(box / "17.png"), None, {"layers": [layer]}, "Ž. Nováková")
+    button, folder = worker.save_colors(str(box / "17.png"), None, {"layers": [layer]}, "Ž. Nováková")
     saved = Path(folder.name) / "17.colours.json"
     assert button.value["path"].endswith(saved.name) and not list(box.glob("*.json"))
     saved.rename(box / saved.name)
-    (found,) = add_known_colours([job(box / "17.png")])
+    (found,) = add_known_colors([job(box / "17.png")])
     (painting,) = read_hints(found.known, (86, 86))
     assert np.array_equal(np.array(painting), np.array(layer)) and "Ž. Nováková" in found.known[0].described
     with pytest.raises(gradio_error(), match="Nothing is painted"):
-        worker.save_colours(str(box / "17.png"), None, {"layers": []}, "")
+        worker.save_colors(str(box / "17.png"), None, {"layers": []}, "")
 
 
 def gradio_error() -> type[Exception]:
@@ -209,9 +209,9 @@ def test_match_finds_the_cells_wherever_they_are() -> None:
     features = torch.randn(32, 6, 8, generator=generator)
     level, colours = torch.full((1, 6, 8), 50.0), torch.randn(2, 6, 8, generator=generator)
     turned = [one.flip(-1) for one in (features, level)]
-    tie = match_colours(turned[0], turned[1], known=(features, level, colours))
+    tie = match_colors(turned[0], turned[1], known=(features, level, colours))
     assert torch.allclose(tie.target, colours.flip(-1), atol=1e-2) and tie.weight.min() == 1
-    other = match_colours(torch.randn(32, 6, 8, generator=generator), level, known=(features * 0 + 1, level, colours))
+    other = match_colors(torch.randn(32, 6, 8, generator=generator), level, known=(features * 0 + 1, level, colours))
     assert other.weight.max() == 0
     clean = torch.randn(2, 2, 6, 8, generator=generator)
     steered = TieSteer([tie, other], scale=40.0, steps=1, share=1.0)(clean, clean)
@@ -237,7 +237,7 @@ def test_photos_that_show_the_same_are_found(tmp_path: Path) -> None:
 
 def test_known_colours_lead_a_folder(box: Path) -> None:
     (box / "18.colours.json").write_text(write_sidecar("18.png", [BRICK]))
-    tied = tie_folders(add_known_colours([job(box / f"{number}.png") for number in (17, 18, 19)]))
+    tied = tie_folders(add_known_colors([job(box / f"{number}.png") for number in (17, 18, 19)]))
     assert [one.anchor and one.anchor.source.name for one in tied] == ["18.png", None, "18.png"]
 
 

@@ -20,7 +20,7 @@ from colorized_pipeline.archive.inspection import describe
 from colorized_pipeline.archive.labels import NOTE, find_packet
 from colorized_pipeline.cli import app
 from colorized_pipeline.publish.layers import write_layers
-from colorized_pipeline.publish.results import Result, find_results, make_result, read_colour
+from colorized_pipeline.publish.results import Result, find_results, make_result, read_picture
 from colorized_pipeline.publish.sheet import draw_publication, write_sheet
 
 psd_tools = pytest.importorskip("psd_tools")
@@ -94,10 +94,10 @@ def test_mark_is_legible_at_250_pixels(size: tuple[int, int], tone: int, tmp_pat
 def marked_copy(pixels: np.ndarray) -> np.ndarray:
     import torch
 
-    from colorized_pipeline.archive.copies import ColourPage, write_copy
+    from colorized_pipeline.archive.copies import ColorPage, write_copy
 
     stream = io.BytesIO()
-    page = ColourPage(*pixels.shape[:2], [torch.from_numpy(pixels).movedim(-1, 0) / 255])
+    page = ColorPage(*pixels.shape[:2], [torch.from_numpy(pixels).movedim(-1, 0) / 255])
     write_copy(stream, [page], format_name="PNG", bits=8, mark=True)
     return np.asarray(Image.open(stream))
 
@@ -187,7 +187,7 @@ def test_layers_recombine_to_our_picture(folders: tuple[Path, Path], tmp_path: P
     result, target = result_of(folders, name), tmp_path / f"layers{ending}"
     write_layers(result, target)
     layers, merged = READERS[ending](target)
-    ours = unit(read_colour(result.copies[0].file))
+    ours = unit(read_picture(result.copies[0].file))
     several = len(result.copies) > 1
     assert [visible for _, _, visible, _ in layers] == [True, True, False, False][: 4 if several else 2]
     assert [mode for *_, mode in layers] == ["NORMAL", "COLOR", "COLOR", "NORMAL"][: 4 if several else 2]
@@ -234,7 +234,7 @@ def test_krita_opens_the_layers(folders: tuple[Path, Path], tmp_path: Path, endi
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, timeout=240)
     assert (tmp_path / "krita.png").exists(), done.stderr.decode()
     seen = unit(np.asarray(Image.open(tmp_path / "krita.png").convert("RGB")))
-    ours = unit(read_colour(result.copies[0].file))
+    ours = unit(read_picture(result.copies[0].file))
     assert mean_difference(seen, ours) <= 1.0
     gray = np.repeat(ours.mean(axis=2, keepdims=True), 3, axis=2)
     assert mean_difference(gray, ours) > 2 * mean_difference(seen, ours)  # the colours are really there

@@ -52,7 +52,7 @@ def test_the_start_costs_little(labelled: Path) -> None:
     words = {"nothing": ["-c", "pass"], "help": ["-m", "colorized_pipeline", "--help"]}
     costs = measure({**words, "inspect": ["-m", "colorized_pipeline", "inspect", str(labelled)]}, rounds=1)
     for name, [(seconds, memory)] in costs.items():
-        assert seconds < 1.5 and memory < 80, name
+        assert seconds < 1.5 and memory < 65, name
     with pytest.raises(RuntimeError, match="ended with 3"):
         cost(["-c", "raise SystemExit(3)"])
 

@@ -56,7 +56,7 @@ _MAX_SEGMENT = 65_000  # of a JPEG, less headers
 
 
 @dataclass(frozen=True)
-class ColourPage:
+class ColorPage:
     """One finished page, delivered strip by strip.
 
     Attributes:
@@ -94,7 +94,7 @@ class CopyFormat:
 
 def write_copy(
     stream: IO[bytes],
-    pages: Iterable[ColourPage],
+    pages: Iterable[ColorPage],
     *,
     format_name: str,
     bits: int,
@@ -122,7 +122,7 @@ def is_deep(format_name: str, bits: int) -> bool:
 class _Strips:
     """A page as strips of whole numbers ``[rows, W, 3]``, or ``[rows, W, 4]`` where the page has them."""
 
-    def __init__(self, page: ColourPage, *, depth: int, mark: bool, format_name: str) -> None:
+    def __init__(self, page: ColorPage, *, depth: int, mark: bool, format_name: str) -> None:
         self.page, self.height, self.width = page, page.height, page.width
         self.metadata, self.xmp = page.metadata, page.xmp
         self.dtype = np.uint16 if depth == 16 else np.uint8
@@ -185,7 +185,7 @@ def draw_mark(area: np.ndarray, mask: np.ndarray) -> None:
     area[:] = (area * (0.35 * (1 - letters)) + np.iinfo(area.dtype).max * 0.95 * letters).astype(area.dtype)
 
 
-def _blend(strip: np.ndarray, mask: np.ndarray, *, top: int, page: ColourPage) -> None:
+def _blend(strip: np.ndarray, mask: np.ndarray, *, top: int, page: ColorPage) -> None:
     """Draw the rows of the mark that fall on this strip into the lower right corner."""
     first = page.height - len(mask)
     start, stop = max(top, first), top + len(strip)
@@ -198,7 +198,7 @@ def _one(parts: Iterable[_Strips]) -> _Strips:
     return part
 
 
-def carried_exif(page: ColourPage) -> tuple[Directory, list[str]]:
+def carried_exif(page: ColorPage) -> tuple[Directory, list[str]]:
     """EXIF for a copy: all that describes the photo, upright, sRGB, with our note; and what had to be left out."""
     old, left_out = page.metadata.exif, []
     new = Directory({code: tag for code, tag in old.tags.items() if code not in _PIXEL_TAGS})

@@ -18,7 +18,7 @@ from .scans import hash_file
 _KEPT_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .jp2 .ppm .pgm .pbm .pnm".split())
 # Read, but written as PNG: 256 colours are too few, or no lossless writer is at hand
 _TO_PNG_SUFFIXES = frozenset(".gif .heic .heif .avif .dib .mpo .jpx .jpf .j2k .j2c".split())
-_GREY_ONLY = {".pgm": ".ppm", ".pbm": ".ppm"}  # their colour relative in the same format
+_GRAY_ONLY = {".pgm": ".ppm", ".pbm": ".ppm"}  # their colour relative in the same format
 PHOTO_SUFFIXES = _KEPT_SUFFIXES | _TO_PNG_SUFFIXES
 # No finished pictures, or none that we read: cameras' raw files, layered documents, pages, and JPEG XL
 _UNREAD_SUFFIXES = frozenset(
@@ -34,19 +34,19 @@ os.umask(_UMASK)
 
 
 @dataclass(frozen=True)
-class KnownColour:
+class KnownColor:
     """A colour that somebody knows of a photo.
 
     Attributes:
         place: (x, y, radius), (left, top, right, bottom), or a picture: its file or a data address.
-        colour: see :func:`read_colour`; empty for a painted picture.
+        color: see :func:`read_color`; empty for a painted picture.
         described: in words, with who says so; what a label and the manifest say of it.
         entry: the file and the place in it where this stands.
         is_reference: ``place`` is a colour photo whose palette the result gets.
     """
 
     place: tuple[float, ...] | str
-    colour: str
+    color: str
     described: str
     entry: str
     is_reference: bool = False
@@ -69,7 +69,7 @@ class Job:
     target: Path
     name: Path
     refusal: str = ""
-    known: tuple[KnownColour, ...] = ()
+    known: tuple[KnownColor, ...] = ()
     anchor: "Job | None" = None
     origin: Mapping[str, str] = field(default_factory=dict, hash=False)
 
@@ -258,7 +258,7 @@ def _refusal(files: Sequence[Path], identities: set[tuple[int, int]], taken: set
 def result_suffix(name: Path) -> str:
     """The ending of a photo's result: its own, but another where that can't hold full colour or be written."""
     ending = name.suffix.lower()
-    return ".png" if ending in _TO_PNG_SUFFIXES else _GREY_ONLY.get(ending, name.suffix)
+    return ".png" if ending in _TO_PNG_SUFFIXES else _GRAY_ONLY.get(ending, name.suffix)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -273,8 +273,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
 def output_format(target: Path) -> str:
     """The key of ``FORMATS`` for a file name. Raises ``ValueError`` if its ending names no format for full colour."""
     format_name = Image.registered_extensions().get(target.suffix.lower(), "")
-    if target.suffix.lower() in _GREY_ONLY:
-        raise ValueError(f"{target}: {target.suffix} holds no colours; use {_GREY_ONLY[target.suffix.lower()]}")
+    if target.suffix.lower() in _GRAY_ONLY:
+        raise ValueError(f"{target}: {target.suffix} holds no colours; use {_GRAY_ONLY[target.suffix.lower()]}")
     if format_name not in FORMATS or target.suffix.lower() == ".pfm":  # Pillow would write a .ppm under that name
         raise ValueError(
             f"{target}: can't save colour as {target.suffix or 'a file without ending'}; use .png, .tif or .jpg"

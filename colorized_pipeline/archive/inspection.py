@@ -20,18 +20,29 @@ _SHOWN = (
 )
 
 
+def read_own_label(photo: Path) -> tuple[bytes, dict[str, str]]:
+    """The XMP packet of a colour copy and what it says, ``{XMP property: text}``; both empty if it isn't one of ours.
+
+    Raises:
+        OSError: if it can't be read as a photo.
+    """
+    packet = read_label(photo) or b""
+    try:
+        found = read_xmp(packet) if packet else {}
+    except ValueError:
+        found = {}
+    ours = found.get("Iptc4xmpExt:DigitalSourceType") == DIGITAL_SOURCE_TYPE and "colorized:SourceSHA256" in found
+    return (packet, found) if ours else (b"", {})
+
+
 def describe(photo: Path) -> dict[str, str]:
     """What a photo's label says, ``{XMP property: text}``; empty if it has none of ours.
 
     Raises:
         OSError: if it can't be read as a photo.
     """
-    packet = read_label(photo)
-    try:
-        found = read_xmp(packet) if packet else {}
-    except ValueError:
-        return {}
-    if found.get("Iptc4xmpExt:DigitalSourceType") != DIGITAL_SOURCE_TYPE or "colorized:SourceSHA256" not in found:
+    _, found = read_own_label(photo)
+    if not found:
         return {}
     names = [*_SHOWN, *(name for name in found if name.startswith(("xmpMM:DerivedFrom", "colorized:")))]
     label = {name: found[name] for name in names if name in found}
@@ -75,7 +86,7 @@ def _difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     return total / first.size, largest
 
 
-def restore_grey(photo: Path, target: Path) -> None:
+def restore_gray(photo: Path, target: Path) -> None:
     """Write a photo's lightness as a grey picture, of 16 bits if the photo has them.
 
     Raises:

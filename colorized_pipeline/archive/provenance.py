@@ -71,7 +71,7 @@ class Signer:
 def _manifest(source: Path, format_name: str) -> dict[str, Any]:
     agent = {"name": "COLORIZED", "version": __version__}
     opened = {"action": "c2pa.opened", "parameters": {"ingredientIds": [_PARENT]}}
-    coloured = {
+    colored = {
         "action": "c2pa.color_adjustments",
         "digitalSourceType": DIGITAL_SOURCE_TYPE,
         "softwareAgent": agent,
@@ -81,7 +81,7 @@ def _manifest(source: Path, format_name: str) -> dict[str, Any]:
         "claim_generator_info": [agent],
         "title": source.name,
         "format": _MIME[format_name],
-        "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [opened, coloured]}}],
+        "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [opened, colored]}}],
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..archive.copies import ColourPage, write_copy
+from ..archive.copies import ColorPage, write_copy
 from ..archive.files import NewFile, output_format
 from ..archive.labels import build_xmp
 from ..archive.provenance import Signer
@@ -56,7 +56,7 @@ class Result:
     """
 
     target: Path
-    content: Iterable[ColourPage] | Image.Image
+    content: Iterable[ColorPage] | Image.Image
     facts: Mapping[str, Any]
     is_copy: bool = False
 
@@ -130,17 +130,17 @@ class Writer:
             captions = ["grey", *(f"{number}: seed {one.base_seed}" for number, one in enumerate(copies, start=1))]
             captions[1] += ", most typical"
             sheet = to_tensor(draw_variants(tiles, captions=captions))
-            only = ColourPage(sheet.shape[1], sheet.shape[2], [sheet], xmp=build_xmp(label))
+            only = ColorPage(sheet.shape[1], sheet.shape[2], [sheet], xmp=build_xmp(label))
             yield Result(files[len(copies)], [only], {"seeds": photo.seeds, **facts})
 
-    def _pages(self, photo: OpenPhoto, copy: Copy) -> Iterator[ColourPage]:
+    def _pages(self, photo: OpenPhoto, copy: Copy) -> Iterator[ColorPage]:
         """A copy's pages, one at a time."""
         label = photo.describe(copy.seeds, base_seed=copy.base_seed, averaged=copy.averaged)
         for number, chroma in enumerate(copy.chroma):
             page = photo.page(number)
             metadata = photo.scan.page_metadata[number]
             strips = self.pipe.show(page, chroma, intensity=self.settings.intensity, deep=photo.deep)
-            yield ColourPage(page.photo.height, page.photo.width, strips, metadata, metadata.label(label))
+            yield ColorPage(page.photo.height, page.photo.width, strips, metadata, metadata.label(label))
 
     def _put(self, photo: OpenPhoto, result: Result) -> None:
         """Write a result into its file, and record it before the file gets its name."""

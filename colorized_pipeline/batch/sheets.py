@@ -15,7 +15,7 @@ _VIRIDIS = bytes.fromhex(
     "440154 48186a 472d7b 424086 3b528b 33638d 2c728e 26828e 21918c "
     "1fa088 28ae80 3fbc73 5ec962 84d44b addc30 d8e219 fde725"
 )
-_COLOURS, _GREYS = 224, 32  # of the palette's 256
+_COLORS, _GRAYS = 224, 32  # of the palette's 256
 _LEGEND_WIDTH = 420  # pixels that the legend needs at its smallest
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ def draw_map(spread: np.ndarray, size: tuple[int, int], *, variants: int) -> Ima
         variants: how many colourings it was measured on.
     """
     height, width = size
-    indices = (spread / SCALE_TOP).clip(0, 1) * (_COLOURS - 1)
+    indices = (spread / SCALE_TOP).clip(0, 1) * (_COLORS - 1)
     rows, columns = (math.ceil(edge / small) for edge, small in zip(size, spread.shape, strict=True))
     enlarged = Image.fromarray(indices.round().astype(np.uint8)).resize(
         (spread.shape[1] * columns, spread.shape[0] * rows), Image.Resampling.BILINEAR
@@ -47,10 +47,10 @@ def draw_map(spread: np.ndarray, size: tuple[int, int], *, variants: int) -> Ima
 def _palette() -> np.ndarray:
     """RGB ``[256, 3]``, uint8: the colours of the scale, then greys from black to white."""
     known = np.frombuffer(_VIRIDIS, np.uint8).reshape(-1, 3).astype(float)
-    places, stops = np.linspace(0, 1, _COLOURS), np.linspace(0, 1, len(known))
-    colours = np.stack([np.interp(places, stops, channel) for channel in known.T], axis=1)
-    greys = np.linspace(0, 255, _GREYS)[:, None].repeat(3, axis=1)
-    return np.concatenate((colours, greys)).round().astype(np.uint8)
+    places, stops = np.linspace(0, 1, _COLORS), np.linspace(0, 1, len(known))
+    colors = np.stack([np.interp(places, stops, channel) for channel in known.T], axis=1)
+    grays = np.linspace(0, 255, _GRAYS)[:, None].repeat(3, axis=1)
+    return np.concatenate((colors, grays)).round().astype(np.uint8)
 
 
 def _draw_legend(width: int, *, mean: float, variants: int) -> np.ndarray:
@@ -72,8 +72,8 @@ def _draw_legend(width: int, *, mean: float, variants: int) -> np.ndarray:
         place = margin + tick / SCALE_TOP * length
         shift = {0: 0.0, SCALE_TOP: font.getlength(label)}.get(tick, font.getlength(label) / 2)
         draw.text((place - shift, top + bar + size // 4), label, fill=0, font=font)
-    indices = (_COLOURS + np.asarray(text).astype(int) * (_GREYS - 1) // 255).astype(np.uint8)
-    indices[top : top + bar, margin : margin + length] = np.linspace(0, _COLOURS - 1, length).round()
+    indices = (_COLORS + np.asarray(text).astype(int) * (_GRAYS - 1) // 255).astype(np.uint8)
+    indices[top : top + bar, margin : margin + length] = np.linspace(0, _COLORS - 1, length).round()
     return indices
 
 

@@ -1,21 +1,13 @@
 """Commands for who makes checkpoints: onto the Hub, into another program, into the package."""
 
 import tempfile
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from .console import errors_in_one_line, show
 from .options import PipelineArgument, Precision, command
-
-
-class EngineFormat(str, Enum):
-    """``--format`` of an exported network"""
-
-    onnx = "onnx"
-    openvino = "openvino"
 
 
 @command
@@ -74,9 +66,9 @@ def export(
         Path, typer.Option("--output", "-o", help="Folder for the network, made if needed; must be empty.")
     ] = Path("engine"),
     engine_format: Annotated[
-        EngineFormat,
+        Literal["onnx", "openvino"],
         typer.Option("--format", help="For ONNX Runtime (any processor) or OpenVINO (Intel's and AMD's)."),
-    ] = EngineFormat.onnx,
+    ] = "onnx",
     precision: Annotated[
         Precision | None,
         typer.Option(
@@ -95,8 +87,8 @@ def export(
     made = export_unet(
         load_pipeline(checkpoint),
         output,
-        format_name=engine_format.value,
-        precision=precision.value if precision else None,
+        format_name=engine_format,
+        precision=precision,
     )
     show(
         f"{output} holds the network for {made['format']}, {made['precision']}: equal to PyTorch's within "

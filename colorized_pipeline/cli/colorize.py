@@ -11,7 +11,7 @@ from enum import Enum
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -27,50 +27,9 @@ if TYPE_CHECKING:
     from ..diffusion.pipeline import ColorizationPipeline
 
 
-class FileFormat(str, Enum):
-    """``--format``"""
-
-    same = "same"
-    tif = "tif"
-    png = "png"
-    jpg = "jpg"
-    webp = "webp"
-
-
-class Pages(str, Enum):
-    """``--pages``"""
-
-    all = "all"
-    first = "first"
-
-
-class SheetFormat(str, Enum):
-    """``--sheet``"""
-
-    jpg = "jpg"
-    png = "png"
-    pdf = "pdf"
-
-
-class LayerFormat(str, Enum):
-    """``--layers``"""
-
-    psd = "psd"
-    ora = "ora"
-
-
-class Consistent(str, Enum):
-    """``--consistent``"""
-
-    alike = "alike"
-    folder = "folder"
-
-
-class Consensus(str, Enum):
-    """``--consensus``"""
-
-    mean = "mean"
-    medoid = "medoid"
+# Options that may be repeated: typer takes lists of enumerations, not of literals
+SheetFormat = Enum("SheetFormat", {"jpg": "jpg", "png": "png", "pdf": "pdf"})
+LayerFormat = Enum("LayerFormat", {"psd": "psd", "ora": "ora"})
 
 
 @dataclass(frozen=True)
@@ -93,9 +52,10 @@ class Files:
         ),
     ] = False
     file_format: Annotated[
-        FileFormat, typer.Option("--format", help="File format of results in a folder; tif and png hold 16 bits.")
-    ] = FileFormat.same
-    pages: Annotated[Pages, typer.Option(help="Which pages of a TIFF.")] = Pages.all
+        Literal["same", "tif", "png", "jpg", "webp"],
+        typer.Option("--format", help="File format of results in a folder; tif and png hold 16 bits."),
+    ] = "same"
+    pages: Annotated[Literal["all", "first"], typer.Option(help="Which pages of a TIFF.")] = "all"
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist already.")] = False
     keep_times: Annotated[
         bool, typer.Option("--keep-times", help="Colour copies get the time stamps of their scans.")
@@ -121,7 +81,7 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Colours:
+class Colors:
     """Colours."""
 
     steps: Steps = None
@@ -169,21 +129,16 @@ class Variants:
         ),
     ] = False
     consensus: Annotated[
-        Consensus | None,
+        Literal["mean", "medoid"] | None,
         typer.Option(help="Write one copy only: the variants' mean (cautious, pale), or the most typical (medoid)."),
     ] = None
-
-    @property
-    def chosen(self) -> dict[str, Any]:
-        """As :func:`build_settings` takes them."""
-        return {**vars(self), "consensus": self.consensus.value if self.consensus else None}
 
     def results(self) -> "Callable[[Path], list[Path]]":
         """All files that come of a photo, given what its result is called."""
         from ..archive.files import result_files
         from ..batch.settings import choose_variants
 
-        drawn, kept = choose_variants(**self.chosen)
+        drawn, kept = choose_variants(**vars(self))
         return partial(result_files, copies=1 if kept else drawn, uncertainty=self.uncertainty)
 
 
@@ -216,7 +171,7 @@ class Known:
         ),
     ] = None
     consistent: Annotated[
-        Consistent | None,
+        Literal["alike", "folder"] | None,
         typer.Option(
             help="One set of colours for photos of a folder that show the same (alike), or for all of a folder "
             "(folder): what the first one shows gets its colours in the others.",
@@ -229,26 +184,26 @@ class Known:
             if file and not file.is_file() and (option == "--hint-mask" or not file.is_dir()):
                 raise FileNotFoundError(f"{option}: {file}: no such file")
 
-    def add(self, jobs: "list[Job]", network: "Network", colours: Colours, files: Files) -> "list[Job]":
+    def add(self, jobs: "list[Job]", network: "Network", colors: Colors, files: Files) -> "list[Job]":
         """The jobs with what files beside the photos tell of their colours, and tied to each other if asked for."""
         from ..sets.groups import look_at, tie_alike, tie_folders
-        from ..sets.known import add_known_colours, add_references
+        from ..sets.known import add_known_colors, add_references
 
-        jobs = add_known_colours(jobs)
+        jobs = add_known_colors(jobs)
         if network.engine:
             remedy = "known colours need derivatives of the network, which --engine hasn't: leave it out"
             jobs = [replace(job, refusal=f"{job.known[0].entry}: {remedy}") if job.known else job for job in jobs]
         if self.reference and self.reference.is_dir():
             jobs = add_references(jobs, self.reference)
-        if self.consistent is Consistent.folder:
+        if self.consistent == "folder":
             return tie_folders(jobs)
-        if self.consistent is Consistent.alike:
+        if self.consistent == "alike":
             pipe, _ = network.load(None)
             seen = look_at(
                 pipe,
                 max_megapixels=files.max_megapixels,
-                borders=colours.borders,
-                working_size=colours.working_size,
+                borders=colors.borders,
+                working_size=colors.working_size,
             )
             return tie_alike(jobs, seen)
         return jobs
@@ -400,10 +355,10 @@ class Network:
             # As many calls at once as a batch of photos makes, each on a thread of its own
             engine = use_engine(pipe, self.engine, threads=1, streams=os.cpu_count() or 1)
             return pipe, {"checkpoint": digest, "engine": engine.name}
-        if self.precision is Precision.bfloat16:
+        if self.precision == "bfloat16":
             pipe.unet.to(torch.bfloat16)
             pipe.unet.to(memory_format=torch.channels_last)  # measured together, see benchmarks/README.md
-        return pipe, {"checkpoint": digest, "engine": f"torch {(self.precision or Precision.float32).value}"}
+        return pipe, {"checkpoint": digest, "engine": f"torch {self.precision or 'float32'}"}
 
 
 @dataclass(frozen=True)
@@ -416,7 +371,7 @@ class Order:
     """
 
     files: Files
-    colours: Colours
+    colors: Colors
     variants: Variants
     known: Known
     labels: Labels
@@ -435,11 +390,11 @@ class Order:
         settings = build_settings(
             pipe,
             **loaded,
-            **vars(self.colours),
-            **self.variants.chosen,
+            **vars(self.colors),
+            **vars(self.variants),
             alone=self.alone,
             batch_size=self.network.batch_size,
-            pages=self.files.pages.value,
+            pages=self.files.pages,
             max_megapixels=self.files.max_megapixels,
             mark=self.labels.mark,
             signed=signer is not None,
@@ -477,7 +432,7 @@ def colorize(
         ),
     ],
     files: Files,
-    colours: Colours,
+    colors: Colors,
     variants: Variants,
     known: Known,
     labels: Labels,
@@ -501,12 +456,12 @@ def colorize(
     found = find_photos(inputs, recursive=files.recursive, output=files.output)
     jobs = _plan(found, inputs, files, variants, beside)
     jobs = [replace(job, origin=origins.get(job.source, {})) for job in jobs]
-    jobs = known.add(jobs, network, colours, files)
+    jobs = known.add(jobs, network, colors, files)
     if hints and len(jobs) != 1:
         raise ValueError(f"--hint and --hint-mask are places on one photo, and here are {len(jobs)}: give one")
     part = take_part(jobs, shard=files.shard, device=network.device)
     order = Order(
-        *(files, colours, variants, known, labels, beside, network),
+        *(files, colors, variants, known, labels, beside, network),
         alone=len(jobs) == 1 and not files.recursive,
         folder=files.output if files.recursive or jobs[0].target != files.output else None,
     )
@@ -543,7 +498,7 @@ def _fetch(photos: list[str], output: Path) -> tuple[list[Path], dict[Path, dict
 def _plan(found: "Found", photos: list[Path], files: Files, variants: Variants, beside: Beside) -> "list[Job]":
     from ..archive.files import plan_jobs
 
-    suffix = "" if files.file_format is FileFormat.same else f".{files.file_format.value}"
+    suffix = "" if files.file_format == "same" else f".{files.file_format}"
     return plan_jobs(
         found,
         files.output,

@@ -1,5 +1,6 @@
 """``colorized evaluate`` and ``colorized sheet``: how good a checkpoint is, in numbers and to look at."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -40,11 +41,11 @@ class Photos:
 
         if any("*" in photo or Path(photo).exists() for photo in photos):
             source = open_source(photos)
-        elif len(photos) == 1:
+        elif len(photos) == 1 and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", photos[0]):
             source = open_hub_source(photos[0], split=self.split)
         else:
             names = ", ".join(photos)
-            raise ValueError(f"{names}: no such files; and of datasets on the Hub only one is taken at a time")
+            raise ValueError(f"{names}: no such file or folder; or give the name of one dataset on the Hub")
         return read_photos(
             source,
             name=", ".join("/".join(Path(photo).parts[-2:]) for photo in photos),
@@ -66,7 +67,7 @@ class Drawing:
     precision: Annotated[
         Precision,
         typer.Option(help="Of the networks' arithmetic; bfloat16 is faster, and all but the same colours."),
-    ] = Precision.float32
+    ] = "float32"
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def evaluate(
         steps=drawing.steps,
         guidance=drawing.guidance,
         seed=drawing.seed,
-        precision=drawing.precision.value,
+        precision=drawing.precision,
         extent=measures.extent(),
         beside=beside,
         cache=cache,

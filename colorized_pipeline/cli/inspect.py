@@ -12,7 +12,7 @@ from .options import command
 @command
 def inspect(
     photo: Annotated[Path, typer.Argument(help="A photo, colorized or not.", show_default=False)],
-    grey: Annotated[
+    gray: Annotated[
         Path | None,
         typer.Option(
             help="Write the photo's lightness as a grey PNG or TIFF: what the scan showed.", show_default=False
@@ -22,7 +22,7 @@ def inspect(
         Path | None,
         typer.Option(help="The scan it was made from: compare its hash and its lightness.", show_default=False),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that --grey names.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that --gray names.")] = False,
 ) -> None:
     """Print what a photo's label says: made by a model or not, from which file, how. Exit status 1 without a label."""
     from ..archive.inspection import describe
@@ -35,13 +35,13 @@ def inspect(
 
         for line in compare_with_source(photo, label, source):
             show(line)
-    if grey:
-        from ..archive.inspection import restore_grey
+    if gray:
+        from ..archive.inspection import restore_gray
 
-        if grey.exists() and not overwrite:
-            raise ValueError(f"{grey} exists; add --overwrite to replace it")
-        restore_grey(photo, grey)
-        show(f"lightness written into {grey}")
+        if gray.exists() and not overwrite:
+            raise ValueError(f"{gray} exists; add --overwrite to replace it")
+        restore_gray(photo, gray)
+        show(f"lightness written into {gray}")
     if not label:
         say(f"{photo}: no label; this isn't a colour copy made by COLORIZED, or its label was removed")
         raise typer.Exit(1)

@@ -4,10 +4,9 @@ import inspect
 from collections.abc import Callable
 from copy import copy
 from dataclasses import fields, is_dataclass
-from enum import Enum
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
@@ -32,11 +31,7 @@ Guidance = Annotated[
 PipelineArgument = Annotated[Path, typer.Argument(help="Pipeline folder, e.g. runs/mine/best.", show_default=False)]
 
 
-class Precision(str, Enum):
-    """``--precision``"""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
+Precision = Literal["float32", "bfloat16"]
 
 
 def named_checkpoint(text: str) -> tuple[str, str]:

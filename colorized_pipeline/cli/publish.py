@@ -11,7 +11,7 @@ from .options import command
 
 @command
 def publish(
-    colours: Annotated[
+    colors: Annotated[
         Path, typer.Argument(help='Output folder of "colorized colorize".', show_default=False, file_okay=False)
     ],
     source: Annotated[
@@ -49,12 +49,12 @@ def publish(
 
     check_base_url(base_url)
     rights = rights_uri(rights) if rights else None
-    for folder in (colours, source):
+    for folder in (colors, source):
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder")
-    if output.resolve().is_relative_to(colours.resolve()):
-        raise ValueError(f"{output}: inside {colours}, whose photos are published; choose another folder")
-    results, problems = find_results(colours, source)
+    if output.resolve().is_relative_to(colors.resolve()):
+        raise ValueError(f"{output}: inside {colors}, whose photos are published; choose another folder")
+    results, problems = find_results(colors, source)
     if not results:
         raise ValueError(f"{problems[0]}; give the folder of the scans with --source")
     with tqdm(total=len(results), desc="photos", unit="photo") as bar:

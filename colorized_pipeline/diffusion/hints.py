@@ -21,9 +21,9 @@ from .color import rgb_to_lab, upsample_columns, upsample_rows
 # A place: (x, y, radius), (left, top, right, bottom), or a mask picture of the photo's size
 Region = Sequence[float] | PIL.Image.Image | np.ndarray | str | Path
 # CSS name or hex; (L*, a*, b*), whose L* isn't used; or (a*, b*)
-Colour = str | Sequence[float]
+Color = str | Sequence[float]
 # A place and its colour; or a picture of the photo's size that is painted where a colour is known
-Hint = tuple[Region, Colour] | PIL.Image.Image | str | Path
+Hint = tuple[Region, Color] | PIL.Image.Image | str | Path
 
 _WIDEN = 3  # working pixels by which the colour of a hint reaches past its edge in full, before it fades
 _FADE = 2  # half the width of that fading, working pixels
@@ -103,33 +103,33 @@ def map_hints(
     return HintMap(chroma, known)
 
 
-def read_colour(colour: Colour) -> tuple[float, float]:
+def read_color(color: Color) -> tuple[float, float]:
     """a*, b* of a CSS name, ``"#rrggbb"``, ``"lab(L a b)"``, ``(L*, a*, b*)`` or ``(a*, b*)``."""
-    if isinstance(colour, str):
-        text = colour.strip().lower()
+    if isinstance(color, str):
+        text = color.strip().lower()
         if not text.startswith("lab("):
-            return _read_rgb(colour)
+            return _read_rgb(color)
         parts = text.removeprefix("lab(").removesuffix(")").replace(",", " ").replace("%", " ").split()
     else:
-        parts = list(colour)  # type: ignore[arg-type]
+        parts = list(color)  # type: ignore[arg-type]
     try:
         numbers = [float(part) for part in parts]
     except (TypeError, ValueError):
         numbers = []
     if len(numbers) not in (2, 3) or not all(math.isfinite(number) for number in numbers):
-        raise ValueError(f"colour {colour!r}: CIELAB is (L*, a*, b*) or (a*, b*), e.g. (50, 30, 25)")
+        raise ValueError(f"colour {color!r}: CIELAB is (L*, a*, b*) or (a*, b*), e.g. (50, 30, 25)")
     a, b = numbers[-2:]
     if max(abs(a), abs(b)) > _CHROMA_LIMIT:
-        raise ValueError(f"colour {colour!r}: a* and b* lie between -{_CHROMA_LIMIT:.0f} and {_CHROMA_LIMIT:.0f}")
+        raise ValueError(f"colour {color!r}: a* and b* lie between -{_CHROMA_LIMIT:.0f} and {_CHROMA_LIMIT:.0f}")
     return a, b
 
 
-def _read_rgb(colour: str) -> tuple[float, float]:
+def _read_rgb(color: str) -> tuple[float, float]:
     try:
-        rgb = ImageColor.getrgb(colour.strip())[:3]
+        rgb = ImageColor.getrgb(color.strip())[:3]
     except ValueError:
         raise ValueError(
-            f"unknown colour {colour!r}; give a CSS name such as firebrick, hex such as #8a3b2e, or lab(40 35 25)"
+            f"unknown colour {color!r}; give a CSS name such as firebrick, hex such as #8a3b2e, or lab(40 35 25)"
         ) from None
     _, a, b = rgb_to_lab(torch.tensor(rgb, dtype=torch.float32).reshape(3, 1, 1) / 255).flatten().tolist()
     return a, b
@@ -137,15 +137,15 @@ def _read_rgb(colour: str) -> tuple[float, float]:
 
 def parse_hint(text: str) -> tuple[tuple[float, ...], str]:
     """``"x,y,radius:colour"`` or ``"left,top,right,bottom:colour"`` as a hint, its colour checked."""
-    place, _, colour = text.partition(":")
+    place, _, color = text.partition(":")
     try:
         numbers = tuple(float(part) for part in place.split(","))
     except ValueError:
         numbers = ()
-    if len(numbers) not in (3, 4) or not colour.strip():
+    if len(numbers) not in (3, 4) or not color.strip():
         raise ValueError(f"{text!r} isn't x,y,radius:colour or left,top,right,bottom:colour")
-    read_colour(colour)
-    return numbers, colour.strip()
+    read_color(color)
+    return numbers, color.strip()
 
 
 def describe_hints(hints: Sequence[Hint]) -> list[str]:
@@ -156,10 +156,10 @@ def describe_hints(hints: Sequence[Hint]) -> list[str]:
 def _describe(hint: Any) -> str:
     if isinstance(hint, (PIL.Image.Image, str, Path)):
         return f"painted:{_digest(hint)}"
-    region, colour = hint
+    region, color = hint
     is_mask = isinstance(region, (PIL.Image.Image, np.ndarray, str, Path))
     place = f"mask:{_digest(region)}" if is_mask else ",".join(f"{float(number):g}" for number in region)
-    return f"{place}:{colour if isinstance(colour, str) else 'lab({})'.format(' '.join(f'{n:g}' for n in colour))}"
+    return f"{place}:{color if isinstance(color, str) else 'lab({})'.format(' '.join(f'{n:g}' for n in color))}"
 
 
 def _digest(picture: PIL.Image.Image | np.ndarray | str | Path) -> str:
@@ -176,12 +176,12 @@ def _read_hint(
     """a*, b* (``[2, rows, columns]`` or ``[2, 1, 1]``) of a hint and where it lies (bool ``[1, rows, columns]``)."""
     if isinstance(hint, (PIL.Image.Image, str, Path)):
         painted = _shrink(_read_painting(_open(hint), size), box, rows, columns)
-        colours = painted[:3] / painted[3:].clamp(min=1e-6)
-        return rgb_to_lab(colours.clamp(0, 1))[1:], _placed(painted[3:] > 0)
+        colors = painted[:3] / painted[3:].clamp(min=1e-6)
+        return rgb_to_lab(colors.clamp(0, 1))[1:], _placed(painted[3:] > 0)
     if not isinstance(hint, (list, tuple)) or len(hint) != 2:
         raise TypeError(f"expected (region, colour) or a painted picture, got {hint!r}")
-    region, colour = hint
-    values = torch.tensor(read_colour(colour)).reshape(2, 1, 1)
+    region, color = hint
+    values = torch.tensor(read_color(color)).reshape(2, 1, 1)
     if isinstance(region, (PIL.Image.Image, np.ndarray, str, Path)):
         return values, _placed(_shrink(_read_mask(region, size), box, rows, columns) > 0)
     return values, _placed(_touched(_read_numbers(region, size), box, rows, columns))

@@ -49,7 +49,7 @@ from .steering import (
     Tie,
     TieSteer,
     fit_palette,
-    match_colours,
+    match_colors,
     steered_prediction,
 )
 from .variants import check_count, check_variants, count_variants, order_by_typicality
@@ -389,7 +389,7 @@ class ColorizationPipeline(DiffusionPipeline):
         """What ties a photo's colours to those ``[2, h, w]`` that were drawn of another photo which shows the same."""
         features, others = self.features(prepared), self.features(other)
         level, other_level = (F.avg_pool2d(photo.lightness, self.config.luma_factor) for photo in (prepared, other))
-        return match_colours(
+        return match_colors(
             features,
             level,
             known=(others, other_level, F.interpolate(chroma[None], other_level.shape[-2:], mode="area")[0]),

@@ -109,11 +109,11 @@ def join_palettes(palettes: Sequence[Palette | None]) -> Palette | None:
 
 def fit_palette(lightness: torch.Tensor, chroma: torch.Tensor) -> Palette:
     """The palette of each photo: least squares over the cells of L* ``[B, 1, h, w]`` and a*, b* ``[B, 2, h, w]``."""
-    level, colours = lightness.flatten(2), chroma.flatten(2)  # [B, 1, n], [B, 2, n]
+    level, colors = lightness.flatten(2), chroma.flatten(2)  # [B, 1, n], [B, 2, n]
     centred = level - level.mean(2, keepdim=True)
-    slope = (colours * centred).mean(2) / (centred.square().mean(2) + _RIDGE)
-    offset = colours.mean(2) - slope * level.mean(2)
-    left = colours - offset[..., None] - slope[..., None] * level
+    slope = (colors * centred).mean(2) / (centred.square().mean(2) + _RIDGE)
+    offset = colors.mean(2) - slope * level.mean(2)
+    left = colors - offset[..., None] - slope[..., None] * level
     middle, reach = level.mean(2), _SEEN * level.std(2, correction=0)
     return Palette(offset, slope, left @ left.mT / level.shape[-1], middle - reach, middle + reach)
 
@@ -182,7 +182,7 @@ class Tie:
     weight: torch.Tensor
 
 
-def match_colours(features: torch.Tensor, lightness: torch.Tensor, *, known: Sequence[torch.Tensor]) -> Tie:
+def match_colors(features: torch.Tensor, lightness: torch.Tensor, *, known: Sequence[torch.Tensor]) -> Tie:
     """The colours that a photo's cells have in another photo where they look alike.
 
     Each cell gets the mean of the other photo's colours, weighted by likeness: of what the features say and of L*.
@@ -192,12 +192,12 @@ def match_colours(features: torch.Tensor, lightness: torch.Tensor, *, known: Seq
         lightness: L* ``[1, h, w]``.
         known: those of the other photo, of any size, and its a*, b* ``[2, h', w']``.
     """
-    other, level, colours = (one.flatten(1) for one in known)
+    other, level, colors = (one.flatten(1) for one in known)
     usual = other.mean(1, keepdim=True)  # what all cells of a photo share tells nothing
     likeness = F.normalize(features.flatten(1) - usual, dim=0).T @ F.normalize(other - usual, dim=0)  # [h w, h' w']
     levels = (lightness.flatten()[:, None] - level) / _SAME_LEVEL
     share = torch.softmax(likeness / _ALIKE - levels.square() / 2, dim=1)
-    target = (share @ colours.T).T.reshape(2, *features.shape[1:])
+    target = (share @ colors.T).T.reshape(2, *features.shape[1:])
     sure = (likeness.amax(1) - _UNLIKE) / (_LIKE - _UNLIKE)
     return Tie(target, sure.clamp(0, 1).reshape(lightness.shape))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..diffusion.color import lab_to_rgb, rgb_to_lab
-from .colours import (
+from .colors import (
     SKIN_TOLERANCE,
     chroma_ratio,
     colourfulness,
@@ -19,10 +19,10 @@ from .colours import (
     in_batches,
     lightness_error,
     psnr,
-    skin_colours,
+    skin_colors,
     skin_within,
     ssim,
-    stray_colour,
+    stray_color,
     thirds,
 )
 from .distances import (
@@ -103,7 +103,7 @@ class Case:
 
     def skin(self, measure: Callable[[torch.Tensor, torch.Tensor], float], third: str = "") -> float:
         """A measure of the faces' mean colours; of one third of the faces by true L*, if it is named."""
-        own, true = (skin_colours(one.lab[self.faces]) for one in (self.row, self.truth))
+        own, true = (skin_colors(one.lab[self.faces]) for one in (self.row, self.truth))
         chosen = thirds(true[:, 0])[third] if third else torch.arange(len(true))
         return measure(own[chosen], true[chosen])
 
@@ -168,7 +168,7 @@ MEASURES = (
     Measure("top1", "top-1 ↑", "{:.3f}", lambda c: c.top1(), needs="classes", table="distances"),
     *_distances("lite0"),
     Measure("colourfulness_ratio", "colourfulness / truth", "{:.2f}", lambda c: c.over_truth(colourfulness, "rgb")),
-    Measure("stray_ratio", "stray / truth", "{:.2f}", lambda c: c.over_truth(stray_colour, "lab")),
+    Measure("stray_ratio", "stray / truth", "{:.2f}", lambda c: c.over_truth(stray_color, "lab")),
     Measure("delta_e", "ΔE2000 ↓", "{:.2f}", lambda c: c.mean(delta_e, "lab")),
     Measure("psnr", "PSNR, dB ↑", "{:.2f}", lambda c: c.mean(psnr, "rgb")),
     Measure("ssim", "SSIM ↑", "{:.3f}", lambda c: c.mean(ssim, "rgb")),

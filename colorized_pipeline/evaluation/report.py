@@ -20,7 +20,7 @@ from ..diffusion.color import L_MAX, downsample_chroma, fit_gamut, lab_to_rgb, l
 from ..diffusion.pipeline import ColorizationPipeline, ColorizationPipelineOutput
 from .bound import NoiseSchedule, VariationalBound, mean_and_error, variational_bound
 from .calibration import overconfidence, rank_correlation, within_photos
-from .colours import delta_e, diversity, edge_error, gray_baseline, grid_oracle, in_batches
+from .colors import delta_e, diversity, edge_error, gray_baseline, grid_oracle, in_batches
 from .distances import inception_fid
 from .measures import Comparison, Figures, Shown
 from .photos import PhotoSet

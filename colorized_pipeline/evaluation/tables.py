@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from .colours import SKIN_TOLERANCE
+from .colors import SKIN_TOLERANCE
 from .measures import MEASURES, Column
 
 OURS = "COLORIZED"  # the row of the checkpoint that is measured

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..archive.copies import ColourPage, write_copy
+from ..archive.copies import ColorPage, write_copy
 from ..archive.files import NewFile
 from ..archive.scans import open_scan
 from ..diffusion.reading import srgb_profile
-from .results import Result, read_colour, to_bytes
+from .results import Result, read_picture, to_bytes
 
 LAYER_FORMATS = (".psd", ".ora")
 _PSD_EDGE = 30_000  # pixels a side that the format holds
@@ -35,13 +35,13 @@ class PictureLayer:
         name: shown by the program.
         pixels: sRGB ``[h, w, 3]``, uint8 or uint16; not wider or higher than the scan.
         visible: hidden ones are for choosing.
-        colour: blended by hue and saturation alone (mode "color"), with the lightness of what is below.
+        color: blended by hue and saturation alone (mode "color"), with the lightness of what is below.
     """
 
     name: str
     pixels: np.ndarray
     visible: bool = True
-    colour: bool = False
+    color: bool = False
 
 
 def write_layers(result: Result, target: Path) -> None:
@@ -70,7 +70,7 @@ def write_layers(result: Result, target: Path) -> None:
 def _layers(result: Result) -> Iterator[PictureLayer]:
     """From the bottom; the second is the colours that are shown."""
     gray = open_scan(result.scan, pages="first", max_megapixels=float("inf")).read_page()
-    shown = read_colour(result.copies[0].file)
+    shown = read_picture(result.copies[0].file)
     if shown.dtype == np.uint8:
         gray = to_bytes(gray)
     elif gray.dtype == np.uint8:
@@ -79,8 +79,8 @@ def _layers(result: Result) -> Iterator[PictureLayer]:
     yield PictureLayer("scan (grey)", gray)
     for number, copy in enumerate(result.copies, start=1):
         several = f" {number}, seed {copy.label.get('colorized:BaseSeed', '?')}" if len(result.copies) > 1 else ""
-        pixels = shown if number == 1 else read_colour(copy.file)
-        yield PictureLayer(f"colours by a model{several}", pixels, visible=number == 1, colour=True)
+        pixels = shown if number == 1 else read_picture(copy.file)
+        yield PictureLayer(f"colours by a model{several}", pixels, visible=number == 1, color=True)
     if result.uncertainty:
         with Image.open(result.uncertainty) as image:
             area = image.crop((0, 0, shown.shape[1], shown.shape[0])).convert("RGB")
@@ -99,7 +99,7 @@ def _write_psd(stream: IO[bytes], layers: list[PictureLayer], merged: np.ndarray
     height, width = merged.shape[:2]
     document = PSDImage.new("RGB", (width, height), depth=16 if merged.dtype == np.uint16 else 8)
     for layer in layers:
-        mode = BlendMode.COLOR if layer.colour else BlendMode.NORMAL
+        mode = BlendMode.COLOR if layer.color else BlendMode.NORMAL
         document.create_pixel_layer_from_array(layer.pixels, layer.name, blend_mode=mode).visible = layer.visible
     for key, data in ((Resource.ICC_PROFILE, srgb_profile()), (Resource.XMP_METADATA, xmp)):
         document.image_resources[key] = ImageResource(key=key.value, data=data)
@@ -134,7 +134,7 @@ def _write_ora(stream: IO[bytes], layers: list[PictureLayer], merged: np.ndarray
                     "y": "0",
                     "opacity": "1.0",
                     "visibility": "visible" if layer.visible else "hidden",
-                    "composite-op": "svg:color" if layer.colour else "svg:src-over",
+                    "composite-op": "svg:color" if layer.color else "svg:src-over",
                 },
             )
         _store(archive, "stack.xml", ET.tostring(image, encoding="UTF-8", xml_declaration=True))
@@ -147,7 +147,7 @@ def _labelled_png(pixels: np.ndarray, xmp: bytes) -> bytes:
     bits = pixels.dtype.itemsize * 8
     strip = torch.from_numpy(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max).movedim(-1, 0)
     stream = io.BytesIO()
-    write_copy(stream, [ColourPage(height, width, [strip], xmp=xmp)], format_name="PNG", bits=bits)
+    write_copy(stream, [ColorPage(height, width, [strip], xmp=xmp)], format_name="PNG", bits=bits)
     return stream.getvalue()
 
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from ..archive.labels import NOTE
 from .images import PublishedImage
-from .results import ColourCopy
+from .results import ColorCopy
 
 _CONTEXT = "http://iiif.io/api/presentation/3/context.json"
 _RIGHTS = re.compile(r"https?://(?:creativecommons\.org|rightsstatements\.org)/[^\s;,<>\"]+")
@@ -41,7 +41,7 @@ class PhotoFacts:
     """
 
     place: str
-    copy: ColourCopy
+    copy: ColorCopy
     page: int
     pages: int
     choices: Sequence[tuple[str, PublishedImage]]
@@ -49,7 +49,7 @@ class PhotoFacts:
     rights: str | None
 
 
-def find_rights(copy: ColourCopy) -> str | None:
+def find_rights(copy: ColorCopy) -> str | None:
     """The licence or rights statement that a copy's metadata name, as the URI that IIIF wants: http and no query."""
     for name in ("xmpRights:WebStatement", "cc:license", "dc:rights", "colorized:SourceRights"):
         if found := _RIGHTS.search(copy.label.get(name, "")):

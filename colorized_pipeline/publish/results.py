@@ -12,9 +12,9 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from ..archive.copies import read_label
 from ..archive.files import PHOTO_SUFFIXES, result_files
-from ..archive.labels import DIGITAL_SOURCE_TYPE, NOTE, read_xmp
+from ..archive.inspection import read_own_label
+from ..archive.labels import NOTE
 from ..archive.scans import hash_file, open_scan
 
 _MOVED_ASIDE = re.compile(r"\.changed-[0-9a-f]{12}$")
@@ -23,7 +23,7 @@ _EXTRAS = ("-variants", "-sheet")  # labelled as copies are, but made of several
 
 
 @dataclass(frozen=True)
-class ColourCopy:
+class ColorCopy:
     """A labelled colour copy.
 
     Attributes:
@@ -72,24 +72,18 @@ class Result:
 
     name: Path
     scan: Path
-    copies: tuple[ColourCopy, ...]
+    copies: tuple[ColorCopy, ...]
     uncertainty: Path | None = None
 
 
-def read_copy(file: Path) -> ColourCopy | None:
+def read_copy(file: Path) -> ColorCopy | None:
     """A colour copy with its label; ``None`` if it isn't one of ours.
 
     Raises:
         OSError: if it can't be read as a photo.
     """
-    packet = read_label(file)
-    try:
-        label = read_xmp(packet) if packet else {}
-    except ValueError:
-        return None
-    if label.get("Iptc4xmpExt:DigitalSourceType") != DIGITAL_SOURCE_TYPE or "colorized:SourceSHA256" not in label:
-        return None
-    return ColourCopy(file, packet or b"", label)
+    packet, label = read_own_label(file)
+    return ColorCopy(file, packet, label) if label else None
 
 
 def make_result(scan: Path, copies: list[Path], *, name: Path | None = None) -> Result:
@@ -113,28 +107,28 @@ def make_result(scan: Path, copies: list[Path], *, name: Path | None = None) -> 
     return Result(name or Path(base), scan, tuple(read), uncertainty if uncertainty.is_file() else None)
 
 
-def find_results(colours: Path, scans: Path) -> tuple[list[Result], list[str]]:
+def find_results(colors: Path, scans: Path) -> tuple[list[Result], list[str]]:
     """Every scan with its colour copies, sorted by place, and what is wrong with those that are left out.
 
     Args:
-        colours: output folder of ``colorized colorize``.
+        colors: output folder of ``colorized colorize``.
         scans: folder of the scans; each must have the content that its copies' labels name.
 
     Raises:
         ValueError: if there is no colour copy.
     """
-    groups: dict[tuple[Path, str, str], list[ColourCopy]] = {}
-    for copy in _copies(colours):
+    groups: dict[tuple[Path, str, str], list[ColorCopy]] = {}
+    for copy in _copies(colors):
         groups.setdefault((copy.file.parent, copy.source_sha256, copy.source_name), []).append(copy)
     if not groups:
-        raise ValueError(f"{colours}: no colour copy in this folder; make some: colorized colorize SCANS -o {colours}")
+        raise ValueError(f"{colors}: no colour copy in this folder; make some: colorized colorize SCANS -o {colors}")
     candidates: dict[str, list[Path]] = {}
     for file in sorted(scans.rglob("*")):
         if file.is_file():
             candidates.setdefault(file.name, []).append(file)
     results, problems = [], []
     for (folder, sha256, source_name), copies in groups.items():
-        place = folder.relative_to(colours)
+        place = folder.relative_to(colors)
         scan = _find_scan(candidates.get(source_name, []), scans / place / source_name, sha256)
         chosen = [copy.file for copy in _in_order(copies)]
         if scan is None:
@@ -153,7 +147,7 @@ def _named_apart(results: list[Result]) -> Iterator[Result]:
         yield replace(result, name=result.name.with_name(result.copies[0].file.name)) if same else result
 
 
-def _copies(folder: Path) -> Iterator[ColourCopy]:
+def _copies(folder: Path) -> Iterator[ColorCopy]:
     for file in sorted(folder.rglob("*")):
         inside = file.relative_to(folder)
         if file.suffix.lower() not in PHOTO_SUFFIXES or any(part.startswith(".") for part in inside.parts):
@@ -167,11 +161,11 @@ def _copies(folder: Path) -> Iterator[ColourCopy]:
                 yield copy
 
 
-def _in_order(copies: list[ColourCopy]) -> list[ColourCopy]:
+def _in_order(copies: list[ColorCopy]) -> list[ColorCopy]:
     """Copies by the number at the end of their names, without sheets of several."""
     single = [copy for copy in copies if not copy.file.stem.endswith(_EXTRAS)] or copies
 
-    def number(copy: ColourCopy) -> tuple[int, str]:
+    def number(copy: ColorCopy) -> tuple[int, str]:
         found = _NUMBER.search(copy.file.stem)
         return (int(found[1]) if found else 0), copy.file.name
 
@@ -191,7 +185,7 @@ def page_count(result: Result) -> int:
     return len(open_scan(result.copies[0].file, max_megapixels=float("inf"), sha256="-").sizes)
 
 
-def read_colour(file: Path, page: int = 0) -> np.ndarray:
+def read_picture(file: Path, page: int = 0) -> np.ndarray:
     """A page of a colour copy, sRGB ``[H, W, 3]``, uint8, or uint16 where the file has 16 bits."""
     with file.open("rb") as stream:
         start = stream.read(2)

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from ..archive.copies import ColourPage, draw_mark, mark_mask, write_copy
+from ..archive.copies import ColorPage, draw_mark, mark_mask, write_copy
 from ..archive.files import NewFile
 from ..archive.labels import CREATOR_TOOL, NOTE
 from ..archive.scans import open_scan
-from .results import ColourCopy, Result, read_colour, to_bytes
+from .results import ColorCopy, Result, read_picture, to_bytes
 
 SHEET_FORMATS = {".jpg": "JPEG", ".png": "PNG", ".pdf": "PDF"}
 _PANE_WIDTH, _PANE_HEIGHT = 1000, 1400  # pixels that a photo has at most, as far as it has them
@@ -31,17 +31,17 @@ def write_sheet(result: Result, target: Path) -> None:
         raise ValueError(f"{target}: a sheet is written as {', '.join(SHEET_FORMATS)}")
     copy = result.copies[0]
     gray = open_scan(result.scan, pages="first", max_megapixels=float("inf")).read_page()
-    picture = draw_publication(to_bytes(gray), to_bytes(read_colour(copy.file)), caption=caption_of(copy))
+    picture = draw_publication(to_bytes(gray), to_bytes(read_picture(copy.file)), caption=caption_of(copy))
     with NewFile(target) as new:
         if kind == "PDF":
             _write_pdf(new.stream, picture, copy)
             return
         strips = [torch.from_numpy(np.array(picture)).movedim(-1, 0) / 255]
-        page = ColourPage(picture.height, picture.width, strips, xmp=copy.xmp)
+        page = ColorPage(picture.height, picture.width, strips, xmp=copy.xmp)
         write_copy(new.stream, [page], format_name=kind, bits=8)
 
 
-def caption_of(copy: ColourCopy) -> list[str]:
+def caption_of(copy: ColorCopy) -> list[str]:
     """The lines below the pictures: title, description, what the colours are, source, maker."""
     label = copy.label
     source = [f"Source: {copy.source_name} (SHA-256 {copy.source_sha256[:16]}...)"]
@@ -117,7 +117,7 @@ def _font(size: int, text: str) -> ImageFont.FreeTypeFont:
     return font
 
 
-def _write_pdf(stream: IO[bytes], picture: Image.Image, copy: ColourCopy) -> None:
+def _write_pdf(stream: IO[bytes], picture: Image.Image, copy: ColorCopy) -> None:
     picture.save(
         stream,
         format="PDF",

@@ -17,7 +17,7 @@ from ..archive.labels import NOTE
 from ..archive.scans import hash_file, open_scan
 from .images import ImageFolder, PublishedImage
 from .manifests import PhotoFacts, build_collection, build_manifest, find_rights
-from .results import Result, page_count, read_colour, to_bytes
+from .results import Result, page_count, read_picture, to_bytes
 
 _VIEWER = ("openseadragon.min.js", "openseadragon-LICENSE.txt", "viewer.js", "viewer.css")
 _COLLECTION = "collection.json"
@@ -127,7 +127,7 @@ def _choices(result: Result, page: int, images: ImageFolder) -> Iterator[tuple[s
         content = ("colour", hash_file(copy.file), page)
         yield (
             f"Colours by a model{several}",
-            images.find(*content) or images.add(to_bytes(read_colour(copy.file, page)), *content, xmp=copy.xmp),
+            images.find(*content) or images.add(to_bytes(read_picture(copy.file, page)), *content, xmp=copy.xmp),
         )
     if result.uncertainty:
         content = ("uncertainty", hash_file(result.uncertainty), page)

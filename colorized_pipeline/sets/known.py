@@ -12,9 +12,9 @@ from typing import Any
 
 import PIL.Image
 
-from ..archive.files import Job, KnownColour
+from ..archive.files import Job, KnownColor
 from ..archive.scans import hash_file
-from ..diffusion.hints import Hint, read_colour
+from ..diffusion.hints import Hint, read_color
 
 SIDECAR_SUFFIX = ".colours.json"
 TABLE_NAME = "colours.csv"
@@ -25,7 +25,7 @@ _COLUMNS |= {"source": "source", "who says so": "source"}
 _PLACES = "give x,y,radius or left,top,right,bottom in pixels of the upright photo, or the name of a picture"
 
 
-def add_known_colours(jobs: Sequence[Job]) -> list[Job]:
+def add_known_colors(jobs: Sequence[Job]) -> list[Job]:
     """The jobs with what sidecars and tables beside their photos say. A bad file refuses the photos it is about."""
     return [_add(job) for job in jobs]
 
@@ -54,7 +54,7 @@ def add_references(jobs: Sequence[Job], folder: Path) -> list[Job]:
     ]
 
 
-def read_hints(known: Sequence[KnownColour], size: tuple[int, int]) -> list[Hint]:
+def read_hints(known: Sequence[KnownColor], size: tuple[int, int]) -> list[Hint]:
     """Known colours as hints for a photo of ``size`` (height, width); pictures are scaled to it.
 
     Raises:
@@ -63,9 +63,9 @@ def read_hints(known: Sequence[KnownColour], size: tuple[int, int]) -> list[Hint
     return [_hint(one, size) for one in known if not one.is_reference]
 
 
-def _hint(one: KnownColour, size: tuple[int, int]) -> Hint:
+def _hint(one: KnownColor, size: tuple[int, int]) -> Hint:
     if not isinstance(one.place, str):
-        return one.place, one.colour
+        return one.place, one.color
     try:
         content = base64.b64decode(one.place.removeprefix(_PICTURE_URI), validate=True)
         source = io.BytesIO(content) if one.place.startswith(_PICTURE_URI) else Path(one.place)
@@ -81,12 +81,12 @@ def _hint(one: KnownColour, size: tuple[int, int]) -> Hint:
         )
     picture = picture.convert("RGBA" if picture.mode in ("RGBA", "LA", "PA", "P") else "RGB")
     picture = picture.resize((width, height), PIL.Image.Resampling.NEAREST)
-    return (picture, one.colour) if one.colour else picture
+    return (picture, one.color) if one.color else picture
 
 
-def write_sidecar(name: str, colours: Sequence[Mapping[str, Any]]) -> str:
+def write_sidecar(name: str, colors: Sequence[Mapping[str, Any]]) -> str:
     """The text of a sidecar for the photo called ``name``."""
-    return json.dumps({"name": name, "version": VERSION, "colours": list(colours)}, indent=1, ensure_ascii=False)
+    return json.dumps({"name": name, "version": VERSION, "colours": list(colors)}, indent=1, ensure_ascii=False)
 
 
 def painted_entry(picture: PIL.Image.Image, *, source: str, note: str = "") -> dict[str, str]:
@@ -105,7 +105,7 @@ def _is_file(file: Path) -> bool:
         return False
 
 
-def _from_sidecars(job: Job) -> Iterator[KnownColour]:
+def _from_sidecars(job: Job) -> Iterator[KnownColor]:
     folder, name = job.source.parent, job.source.name
     for file in dict.fromkeys(folder / f"{one}{SIDECAR_SUFFIX}" for one in (job.source.stem, name)):
         if not _is_file(file):
@@ -137,7 +137,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _from_tables(job: Job) -> Iterator[KnownColour]:
+def _from_tables(job: Job) -> Iterator[KnownColor]:
     """Rows about this photo in the tables of its folder and of those above it that were given."""
     for folder in job.source.parents[: len(job.name.parts)][::-1]:
         table = folder / TABLE_NAME
@@ -174,36 +174,36 @@ def _read_table(table: Path, _: int) -> list[tuple[int, dict[str, str]]]:
     return rows
 
 
-def _read_entry(entry: Mapping[str, Any], where: str, folder: Path) -> KnownColour:
-    place, colour = entry.get("place"), entry.get("colour") or entry.get("color") or ""
+def _read_entry(entry: Mapping[str, Any], where: str, folder: Path) -> KnownColor:
+    place, color = entry.get("place"), entry.get("colour") or entry.get("color") or ""
     said = ": ".join(text for text in (str(entry.get(one) or "") for one in ("source", "note")) if text)
     if place == "reference":
-        file = folder / str(colour)
-        if not colour or not _is_file(file):
-            raise ValueError(f"{where}: colour: no picture {str(colour)!r} here; a reference is a colour photo's name")
+        file = folder / str(color)
+        if not color or not _is_file(file):
+            raise ValueError(f"{where}: colour: no picture {str(color)!r} here; a reference is a colour photo's name")
         return _reference(file, said, where)
     if isinstance(place, str):
         numbers = place.replace(",", " ").split()
         try:
             place = [float(one) for one in numbers]
         except ValueError:
-            return _read_picture(place, colour, said, where, folder)  # type: ignore[arg-type]
+            return _read_picture(place, color, said, where, folder)  # type: ignore[arg-type]
     try:
         region = tuple(float(one) for one in place)  # type: ignore[union-attr]
     except (TypeError, ValueError):
         region = ()
     if len(region) not in (3, 4):
         raise ValueError(f"{where}: place: {entry.get('place')!r} is no place; {_PLACES}")
-    _check_colour(colour, where)
-    text = colour if isinstance(colour, str) else f"lab({' '.join(f'{one:g}' for one in colour)})"
-    return KnownColour(region, text, f"{','.join(f'{one:g}' for one in region)}:{text}{_by(said)}", where)
+    _check_color(color, where)
+    text = color if isinstance(color, str) else f"lab({' '.join(f'{one:g}' for one in color)})"
+    return KnownColor(region, text, f"{','.join(f'{one:g}' for one in region)}:{text}{_by(said)}", where)
 
 
-def _reference(file: Path, said: str, where: str) -> KnownColour:
-    return KnownColour(str(file), "", f"reference:{hash_file(file)}{_by(said)}", where, is_reference=True)
+def _reference(file: Path, said: str, where: str) -> KnownColor:
+    return KnownColor(str(file), "", f"reference:{hash_file(file)}{_by(said)}", where, is_reference=True)
 
 
-def _read_picture(place: str, colour: Any, said: str, where: str, folder: Path) -> KnownColour:
+def _read_picture(place: str, color: Any, said: str, where: str, folder: Path) -> KnownColor:
     if place.startswith(_PICTURE_URI):
         digest = place.removeprefix(_PICTURE_URI)[-24:]
     else:
@@ -211,14 +211,14 @@ def _read_picture(place: str, colour: Any, said: str, where: str, folder: Path) 
         if not _is_file(file):
             raise ValueError(f"{where}: place: {place!r} is no place and no picture here; {_PLACES}")
         place, digest = str(file), hash_file(file)
-    if colour:
-        _check_colour(colour, where)
-    return KnownColour(place, colour, f"{'mask' if colour else 'painted'}:{digest}:{colour}{_by(said)}", where)
+    if color:
+        _check_color(color, where)
+    return KnownColor(place, color, f"{'mask' if color else 'painted'}:{digest}:{color}{_by(said)}", where)
 
 
-def _check_colour(colour: Any, where: str) -> None:
+def _check_color(color: Any, where: str) -> None:
     try:
-        read_colour(colour)
+        read_color(color)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: colour: {error}") from error
 

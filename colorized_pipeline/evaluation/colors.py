@@ -72,7 +72,7 @@ def gradients(values: torch.Tensor) -> torch.Tensor:
     return torch.cat((right, below), dim=1)
 
 
-def stray_colour(lab: torch.Tensor) -> torch.Tensor:
+def stray_color(lab: torch.Tensor) -> torch.Tensor:
     """Mean |∇ab| where lightness says that nothing changes, of CIELAB ``[N, 3, H, W]``: ``[N]``.
 
     Gradients are taken between means of cells of STRAY_CELL pixels, in the half of the cells with the smaller |∇L|.
@@ -92,7 +92,7 @@ def edge_error(lab: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     return (gradients(lab[:, 1:]) - gradients(truth[:, 1:])).norm(dim=1).mean((1, 2))
 
 
-def skin_colours(lab: torch.Tensor) -> torch.Tensor:
+def skin_colors(lab: torch.Tensor) -> torch.Tensor:
     """Mean L*, a*, b* of the central half (in each direction) of faces ``[N, 3, H, W]``: ``[N, 3]``."""
     height, width = lab.shape[-2:]
     return lab[..., height // 4 : height - height // 4, width // 4 : width - width // 4].mean((-2, -1))
