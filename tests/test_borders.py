@@ -17,10 +17,12 @@ from colorized_pipeline.diffusion.photo import Lightness, find_picture
 PHOTO = skimage_data.camera()[:300, :400]
 
 
-def mounted(top: int, left: int, bottom: int, right: int, *, level: int = 200, noise: float = 0.0) -> np.ndarray:
-    gray = np.pad(PHOTO, ((top, bottom), (left, right)), constant_values=level).astype(float)
+def mounted(
+    top: int, left: int, bottom: int, right: int, *, level: int = 200, noise: float = 0.0, photo: np.ndarray = PHOTO
+) -> np.ndarray:
+    gray = np.pad(photo, ((top, bottom), (left, right)), constant_values=level).astype(float)
     gray += np.random.default_rng(0).normal(0, noise, gray.shape)
-    gray[top : top + 300, left : left + 400] = PHOTO
+    gray[top : top + 300, left : left + 400] = photo
     return gray.round().clip(0, 255).astype(np.uint8)
 
 
@@ -40,7 +42,30 @@ def test_borders_are_found(sides: tuple[int, int, int, int], level: int, noise: 
     assert np.abs(np.subtract(box, (top, left, top + 300, left + 400))).max() <= 4
 
 
-@pytest.mark.parametrize("photo", ["camera", "sky above", "plain", "gradient", "tiny"])
+def film_scan(sides: tuple[int, int, int, int]) -> np.ndarray:
+    """A negative's scan with edges of these widths: black, with numbers and notches that reach to the scan's rim."""
+    gray = mounted(*sides, level=12, noise=2.0, photo=skimage_data.brick()[:300, :400])
+    top, bottom = sides[0], sides[2]
+    if bottom:
+        gray[-bottom + 6 : -6, 150:240] = np.where(np.indices((bottom - 12, 90)).sum(axis=0) % 9 < 5, 250, 12)
+    for left in range(20, 380, 60):
+        gray[: top // 2, left : left + 20] = 255
+    return gray
+
+
+@pytest.mark.parametrize("sides", [(30, 40, 40, 40), (24, 20, 30, 20), (20, 30, 40, 0)])
+def test_edges_of_film_are_found_with_their_numbers_and_notches(sides: tuple[int, int, int, int]) -> None:
+    top, left = sides[:2]
+    box = find_picture(Lightness(film_scan(sides)))
+    assert np.abs(np.subtract(box, (top, left, top + 300, left + 400))).max() <= 4
+
+
+def test_a_mount_within_the_edges_of_film_is_found() -> None:
+    gray = np.pad(mounted(30, 30, 30, 30, level=235), 20, constant_values=10)
+    assert np.abs(np.subtract(find_picture(Lightness(gray)), (50, 50, 350, 450))).max() <= 4
+
+
+@pytest.mark.parametrize("photo", ["camera", "sky above", "plain", "gradient", "tiny", "night", "dark corner"])
 def test_photos_without_borders_stay_whole(photo: str) -> None:
     sky = np.concatenate((np.full((100, 400), 220, np.uint8), PHOTO[100:]))
     gray = {
@@ -49,6 +74,8 @@ def test_photos_without_borders_stay_whole(photo: str) -> None:
         "plain": np.full((200, 300), 128, np.uint8),
         "gradient": np.tile(np.linspace(0, 255, 300).astype(np.uint8), (200, 1)),
         "tiny": PHOTO[:9, :9],
+        "night": PHOTO // 8,
+        "dark corner": np.pad(PHOTO, ((30, 0), (30, 0)), constant_values=5),
     }[photo]
     assert find_picture(Lightness(np.ascontiguousarray(gray))) == (0, 0, *gray.shape)
 
