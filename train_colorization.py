@@ -145,7 +145,7 @@ def compute_loss(
     """One training step's loss: add noise, predict, compare."""
     noisy, at = objective.add_noise(chroma, noise, timesteps)
     predicted = unet(torch.cat((condition, noisy), dim=1), at).sample.float()
-    target = objective.target(chroma=chroma, noise=noise, noisy=noisy, at=at, condition=condition)
+    target = objective.target(chroma, noise, at)
     return objective.loss(predicted, target, at)
 
 
@@ -353,7 +353,7 @@ def start(options: Options) -> Run:
         state = json.loads((checkpoint / "training_state.json").read_text()) if checkpoint else {"step": 0}
         # The model before the photos: a wrong option shows before the long reading
         pipe, options = build_pipeline(options)
-        objective = build_objective(pipe, options, autocast=accelerator.autocast, device=accelerator.device)
+        objective = build_objective(pipe, options.objective)
         record = {**options.flat(), "num_processes": accelerator.num_processes}
         refuse_other_settings(record, state)
         push = open_background_push(output) if output.push_to_hub and accelerator.is_main_process else None

@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ConvNextBackbone, ConvNextConfig
 
-from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline, load_default
+from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline
 from colorized_pipeline.evaluation.report import hardware
 
 PALETTE_STEPS = 1000
@@ -141,7 +141,7 @@ def count_parameters(*parts: nn.Module | None) -> int:
     return sum(value.numel() for part in parts if part is not None for value in part.parameters())
 
 
-def ours(pipe: ColorizationPipeline, size: int, name: str) -> Candidate:
+def ours(pipe: ColorizationPipeline, size: int) -> Candidate:
     """A checkpoint as a user gets it: its default steps and guidance."""
     gray = torch.rand(size, size, generator=torch.Generator().manual_seed(0))
 
@@ -149,7 +149,7 @@ def ours(pipe: ColorizationPipeline, size: int, name: str) -> Candidate:
         return pipe(gray, generator=torch.Generator().manual_seed(0))
 
     passes = pipe.config.default_steps * (1 if pipe.config.default_guidance == 1 else 2)
-    label = f"{name}, {passes} {'passes' if passes > 1 else 'pass'}"
+    label = f"COLORIZED, {passes} {'passes' if passes > 1 else 'pass'}"
     return Candidate(label, size, count_parameters(pipe.unet, pipe.image_encoder), run)
 
 
@@ -257,14 +257,11 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     pipe = ColorizationPipeline.from_pretrained(args.checkpoint, use_safetensors=True)
-    fast = load_default(fast=True)
-    for one in (pipe, fast):
-        one.set_progress_bar_config(disable=True)
+    pipe.set_progress_bar_config(disable=True)
     network = DDColorTiny().eval()
     candidates = []
     for size in args.sizes:
-        candidates += [ours(pipe, size, "COLORIZED"), ours(fast, size, "COLORIZED, --fast")]
-        candidates.append(ddcolor(network, size))
+        candidates += [ours(pipe, size), ddcolor(network, size)]
         if size <= PALETTE_SIZE:  # it takes no larger ones
             candidates.append(palette(size))
     figures = {

@@ -184,7 +184,6 @@ def main(arguments: list[str] | None = None) -> None:
         "photos": len(photos),
         "resolution": args.resolution,
         "guidance": pipe.config.default_guidance,
-        "chroma_spread": pipe.config.chroma_spread,
         "seed": args.seed,
         "version": __version__,
         "weights": pipe.digest(),

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_CHECKPOINT",
     "EXAMPLES",
-    "FAST_CHECKPOINT",
     "ColorizationPipeline",
     "ColorizationPipelineOutput",
     "__version__",
@@ -28,7 +27,6 @@ __all__ = [
 ]
 
 DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoint"
-FAST_CHECKPOINT = Path(__file__).parent / "checkpoint_fast"  # distilled to few steps; its encoder is the default's
 EXAMPLES = tuple(sorted((Path(__file__).parent / "examples").glob("*.jpg")))  # grey photos, free to use
 
 _MODULES = {

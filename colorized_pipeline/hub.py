@@ -331,6 +331,7 @@ def _make_card(pipe: ColorizationPipeline, repo_id: str, training: dict[str, Any
         schedule=pipe.scheduler.config.beta_schedule,
         prediction=pipe.scheduler.config.prediction_type,
         config=pipe.config,
+        cell=pipe.chroma_cell,
         facts=[(_TRAINING_FACTS[name], training[name]) for name in _TRAINING_FACTS if name in training]
         if training
         else None,

@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
-from . import DEFAULT_CHECKPOINT, FAST_CHECKPOINT
+from . import DEFAULT_CHECKPOINT
 from .diffusion.pipeline import ColorizationPipeline
 
 if TYPE_CHECKING:
@@ -26,14 +26,9 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _TROUBLES = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, SafetensorError)
 
 
-def load_default(*, fast: bool = False, **options: Any) -> ColorizationPipeline:
-    """The trained pipeline that ships inside this package; needs no network.
-
-    Args:
-        fast: the one that was distilled to two steps: two passes of the network for twelve, less lifelike colours.
-        options: ``from_pretrained``'s.
-    """
-    return load_pipeline(FAST_CHECKPOINT if fast else DEFAULT_CHECKPOINT, **options)
+def load_default(**options: Any) -> ColorizationPipeline:
+    """The trained pipeline that ships inside this package; needs no network. Options: ``from_pretrained``'s."""
+    return load_pipeline(DEFAULT_CHECKPOINT, **options)
 
 
 def load_pipeline(
@@ -52,8 +47,6 @@ def load_pipeline(
     """
     source = str(source or DEFAULT_CHECKPOINT)
     chosen = device or best_device()
-    if Path(source) == FAST_CHECKPOINT and "image_encoder" not in options:
-        options["image_encoder"] = load_encoder(DEFAULT_CHECKPOINT / "image_encoder")
     try:
         if Path(source).is_dir():
             _check_folder(Path(source))

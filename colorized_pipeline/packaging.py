@@ -10,9 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import EfficientNetConfig, EfficientNetModel
 
-from . import DEFAULT_CHECKPOINT
 from .diffusion.pipeline import ColorizationPipeline
-from .loading import load_encoder, load_pipeline
+from .loading import load_pipeline
 
 LIMIT_BYTES = 32 * 10**6
 
@@ -35,13 +34,12 @@ _OPEN_GATE = 100.0  # Lite networks have no squeeze-and-excitation: with sigmoid
 _TOLERANCE = 1e-4
 
 
-def package_checkpoint(folder: Path, output: Path, *, without_encoder: bool = False, **changes: Any) -> dict[str, Any]:
+def package_checkpoint(folder: Path, output: Path, **changes: Any) -> dict[str, Any]:
     """Save a trained pipeline in half precision, without code, and check that it paints the same.
 
     Args:
         folder: of the trained pipeline.
         output: replaced if it exists.
-        without_encoder: leave the image encoder out; the package's takes its place.
         changes: other defaults of the pipeline, such as ``default_steps``.
 
     Returns:
@@ -56,16 +54,12 @@ def package_checkpoint(folder: Path, output: Path, *, without_encoder: bool = Fa
     trained.save_pretrained(partial)
     for code in partial.glob("*.py"):
         code.unlink()
-    shared = {}
-    if without_encoder:
-        shutil.rmtree(partial / "image_encoder")
-        shared["image_encoder"] = load_encoder(DEFAULT_CHECKPOINT / "image_encoder")
     _halve_weights(partial)
     size = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
     if size > LIMIT_BYTES:
         shutil.rmtree(partial)
         raise ValueError(f"{folder}: {size / 1e6:.1f} MB are over the package's limit of {LIMIT_BYTES / 1e6:.0f} MB")
-    difference = _difference(trained, load_pipeline(partial, **shared))
+    difference = _difference(trained, load_pipeline(partial))
     shutil.rmtree(output, ignore_errors=True)
     partial.rename(output)
     return {"bytes": size, "difference": difference}

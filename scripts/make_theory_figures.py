@@ -4,7 +4,7 @@ python scripts/make_theory_figures.py                        (or, with the READM
 python scripts/make_theory_figures.py --photos 'scenes/validation-*.parquet'
 
 Without --photos, crops of photographs that scikit-image ships are used. Only scikit-image's photographs are ever
-shown; those of --photos enter the curves of L_t and of chroma.
+shown; those of --photos enter the curves of chroma.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from skimage import data
 
 from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline
 from colorized_pipeline.diffusion.color import downsample_chroma, fit_gamut, lab_to_rgb, rgb_to_lab
-from colorized_pipeline.evaluation.bound import VariationalBound, mean_and_error, predicted_clean, variational_bound
+from colorized_pipeline.evaluation.bound import predicted_clean
 from colorized_pipeline.training.data import ColorizationDataset
 from colorized_pipeline.training.sources import open_source
 
@@ -99,17 +99,17 @@ def strip(rows: list[tuple[str, list[tuple[str, Image.Image]]]]) -> Image.Image:
 
 def forward_process(pipe: ColorizationPipeline, folder: Path) -> None:
     """x_t at the same t / T under four schedules, the same noise everywhere."""
-    lab, scale = central_square(FORWARD_PHOTO), pipe.config.chroma_scale
-    clean = downsample_chroma(lab[None, 1:], pipe.config.luma_factor)[0] / scale
+    lab = central_square(FORWARD_PHOTO)
+    clean = pipe.chroma_to_latents(downsample_chroma(lab[None, 1:], pipe.chroma_cell))[0]
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     rows = []
     for kind, steps in SCHEDULES:
-        scheduler, pictures = schedule(kind, steps), [("x_0", paint(lab[:1], clean * scale))]
+        scheduler, pictures = schedule(kind, steps), [("x_0", paint(lab[:1], pipe.latents_to_chroma(clean)))]
         for part in (0.1, 0.25, 0.5, 0.75, 1.0):
             t = round(part * steps)
             noisy = scheduler.add_noise(clean[None], noise[None], torch.tensor([t - 1]))[0]
             weight = scheduler.alphas_cumprod[t - 1].sqrt().item()
-            pictures.append((f"t = {t}: {weight:.3f} x_0", paint(lab[:1], noisy * scale)))
+            pictures.append((f"t = {t}: {weight:.3f} x_0", paint(lab[:1], pipe.latents_to_chroma(noisy))))
         rows.append((f"{NAMES[kind]}\nT = {steps}", pictures))
     strip(rows).save(folder / "forward.jpg", quality=88)
 
@@ -117,21 +117,22 @@ def forward_process(pipe: ColorizationPipeline, folder: Path) -> None:
 @torch.no_grad()
 def reverse_process(pipe: ColorizationPipeline, folder: Path) -> None:
     """x_t and the network's estimate of x_0 on the way back: a strip, and all steps as an animation."""
-    lab, scale, scheduler = central_square(REVERSE_PHOTO), pipe.config.chroma_scale, pipe.scheduler
+    lab, scheduler = central_square(REVERSE_PHOTO), pipe.scheduler
     generator = torch.Generator().manual_seed(0)
     condition = pipe.condition(lab[None, :1])
     scheduler.set_timesteps(pipe.config.default_steps)
-    x = torch.randn((1, 2, *condition.shape[-2:]), generator=generator)
+    x = torch.randn((1, pipe.unet.config.out_channels, *condition.shape[-2:]), generator=generator)
     frames = []
     for timestep in scheduler.timesteps:
         output = pipe.unet(torch.cat((condition, x), dim=1), timestep).sample
         guess = predicted_clean(scheduler, output, x, timestep.reshape(1)).float()
-        frames.append((int(timestep) + 1, paint(lab[:1], x[0] * scale), paint(lab[:1], guess[0] * scale)))
+        shown = (paint(lab[:1], pipe.latents_to_chroma(one[0])) for one in (x, guess))
+        frames.append((int(timestep) + 1, *shown))
         x = scheduler.step(output, timestep, x, generator=generator).prev_sample
-    last = paint(lab[:1], x[0] * scale)
+    last = paint(lab[:1], pipe.latents_to_chroma(x[0]))
     frames.append((0, last, last))
 
-    gray, original = paint(lab[:1], torch.zeros_like(x[0])), paint(lab[:1], lab[1:])
+    gray, original = paint(lab[:1], torch.zeros_like(lab[1:])), paint(lab[:1], lab[1:])
     chosen = [frames[round(k * (len(frames) - 1) / 5)] for k in range(6)]
     strip(
         [
@@ -190,65 +191,24 @@ def gaussian_reverse_step(folder: Path) -> None:
     finish(figure, axes[0], folder / "small_steps.png")
 
 
-def bound_over_time(pipe: ColorizationPipeline, labs: torch.Tensor, what: str, folder: Path) -> None:
-    """L_t of the shipped checkpoint, with Monte-Carlo errors, and how the bound adds up."""
-    bound = measure_bound(pipe, labs)
-    centres = np.array([(first * last) ** 0.5 + 1 for first, last in bound.strata])  # t = timestep + 1
-    sizes = np.array([last - first + 1 for first, last in bound.strata])
-    points = np.array([mean_and_error(bound.steps[:, s]) for s in range(len(sizes))])
-    total, error = mean_and_error(bound.total)
-    decoder, decoder_error = mean_and_error(bound.decoder)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
-    left.errorbar(centres, points[:, 0], 2 * points[:, 1], fmt="k.-", markersize=3, linewidth=0.8, label="$L_{t-1}$")
-    left.errorbar([1], [decoder], [2 * decoder_error], fmt="C1o", markersize=4, label="$L_0$, at t = 1")
-    left.set(xscale="log", yscale="log", xlabel="t", ylabel="bits per dimension, each step")
-    cumulated = decoder + np.cumsum(points[:, 0] * sizes)
-    right.plot([1, *(last + 1 for _, last in bound.strata)], [decoder, *cumulated], "k")
-    right.set(xscale="log", xlabel="t", ylabel="sum up to t, bits per dimension", ylim=(0, None))
-    right.set_title(f"{total:.2f} ± {error:.2f} with $L_T$ = {bound.prior.mean():.1g}", fontsize=9)
-    figure.suptitle(f"{what}; bins of one CIELAB unit; bars: two standard errors", fontsize=9)
-    finish(figure, left, folder / "bound.png")
-
-
-def measure_bound(pipe: ColorizationPipeline, labs: torch.Tensor) -> VariationalBound:
-    scale, generator = pipe.config.chroma_scale, torch.Generator().manual_seed(0)
-    parts = []
-    for lab in labs.split(BATCH):
-        with torch.no_grad():
-            condition = pipe.condition(lab[:, :1])
-        chroma = downsample_chroma(lab[:, 1:], pipe.config.luma_factor).round() / scale
-        parts.append(
-            variational_bound(
-                lambda x, t: pipe.unet(x, t).sample,
-                pipe.scheduler,
-                chroma=chroma,
-                condition=condition,
-                bin_width=1 / scale,
-                generator=generator,
-                strata=40,
-            )
-        )
-    return VariationalBound.join(parts)
-
-
 @torch.no_grad()
 def chroma_histogram(pipe: ColorizationPipeline, labs: torch.Tensor, what: str, folder: Path) -> None:
     """How often which chroma occurs: in the truth, in samples, and in E[x_0 | grey], which regression would give."""
-    scale, scheduler = pipe.config.chroma_scale, pipe.scheduler
+    scheduler = pipe.scheduler
     generator = torch.Generator().manual_seed(0)
     truth, samples, means = [], [], []
     for lab in labs.split(BATCH):
         condition = pipe.condition(lab[:, :1])
-        truth.append(downsample_chroma(lab[:, 1:], pipe.config.luma_factor))
-        x = torch.randn((len(lab), 2, *condition.shape[-2:]), generator=generator)
+        truth.append(downsample_chroma(lab[:, 1:], pipe.chroma_cell))
+        x = torch.randn((len(lab), pipe.unet.config.out_channels, *condition.shape[-2:]), generator=generator)
         scheduler.set_timesteps(pipe.config.default_steps)
         for number, timestep in enumerate(scheduler.timesteps):
             output = pipe.unet(torch.cat((condition, x), dim=1), timestep).sample
             if number == 0:  # nothing of the photo is in x_T, so that the first estimate is the conditional mean
                 at = timestep.repeat(len(lab))
-                means.append(predicted_clean(scheduler, output, x, at).float() * scale)
+                means.append(pipe.latents_to_chroma(predicted_clean(scheduler, output, x, at).float()))
             x = scheduler.step(output, timestep, x, generator=generator).prev_sample
-        samples.append(x * scale)
+        samples.append(pipe.latents_to_chroma(x))
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
     for values, style, label in (
@@ -282,7 +242,6 @@ def make_all(pipe: ColorizationPipeline, labs: torch.Tensor, what: str, folder: 
     reverse_process(pipe, folder)
     signal_to_noise(pipe, folder)
     gaussian_reverse_step(folder)
-    bound_over_time(pipe, labs, what, folder)
     chroma_histogram(pipe, labs, what, folder)
 
 

@@ -210,7 +210,6 @@ def main() -> None:
         **measure(variants, stated, truth, cell=args.cell, seed=args.seed),
         "resolution": args.resolution,
         "steps": args.steps or pipe.config.default_steps,
-        "chroma_spread": pipe.config.chroma_spread,
     }
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "uncertainty.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")

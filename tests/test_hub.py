@@ -21,7 +21,6 @@ from safetensors.torch import load_file
 from test_train_script import ROOT, command
 
 from colorized_pipeline import EXAMPLES
-from colorized_pipeline.diffusion.bands import BANDS
 from colorized_pipeline.diffusion.pipeline import CODE_FILES
 from colorized_pipeline.hub import stage
 from colorized_pipeline.training.options import parse_options
@@ -35,9 +34,7 @@ WEIGHTS = ("unet/diffusion_pytorch_model.safetensors", "image_encoder/model.safe
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hub") / "checkpoint"
-    pipe = make_pipeline(encoder=True)
-    pipe.register_to_config(chroma_spread=(0.1,) * BANDS)
-    pipe.save_pretrained(folder)
+    make_pipeline(encoder=True).save_pretrained(folder)
     (folder / "notes.txt").write_text("not for the public")
     return folder
 

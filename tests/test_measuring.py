@@ -1,7 +1,6 @@
 """The measuring scripts, each on a tiny checkpoint and a few photos, and the record that all of them print."""
 
 import importlib
-import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -35,15 +34,6 @@ def test_hints(script, checkpoint: Path, tmp_path: Path) -> None:
     assert f"weights `{make_pipeline().digest()}`" in printed and "core" in printed and "20" in printed
     without, given = (line.split("|") for line in printed.splitlines()[-2:])
     assert float(given[2]) < float(without[2])  # the error inside the disc
-
-
-def test_bound(script, checkpoint: Path, tmp_path: Path) -> None:
-    photos = make_folder(tmp_path / "photos", 3)
-    words = ["--photos", str(photos), "--checkpoints", f"7:{checkpoint}", "--count", "2", "--output", str(tmp_path)]
-    script("measure_bound", *words)
-    report = json.loads((tmp_path / "bound.json").read_text())
-    assert (report["photos"], report["seed"], report["checkpoints"][0]["photos_seen"]) == (2, 0, 7)
-    assert {"command", "date", "weights", "hardware", "version"} <= report.keys()
 
 
 def test_pairs_for_references_stay_in_their_class(script, monkeypatch: pytest.MonkeyPatch) -> None:

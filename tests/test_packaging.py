@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from skimage import color as skimage_color
 from skimage import data as skimage_data
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
-from colorized_pipeline import DEFAULT_CHECKPOINT, EXAMPLES, FAST_CHECKPOINT, load_default, load_pipeline
-from colorized_pipeline.archive.inspection import describe
+from colorized_pipeline import DEFAULT_CHECKPOINT, EXAMPLES, load_default, load_pipeline
 from colorized_pipeline.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +25,6 @@ PARTS = (
     "image_encoder/config.json",
     "image_encoder/model.safetensors",
 )
-FAST_PARTS = tuple(part for part in PARTS if not part.startswith("image_encoder"))  # the encoder is shared
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +48,6 @@ def test_wheel_holds_code_checkpoint_and_command(wheel: Path) -> None:
         "cli/__init__.py",
         "cli/colorize.py",
         "diffusion/pipeline.py",
-        "diffusion/bands.py",
         "diffusion/color.py",
         "diffusion/hints.py",
         "diffusion/steering.py",
@@ -62,8 +58,7 @@ def test_wheel_holds_code_checkpoint_and_command(wheel: Path) -> None:
         "hub.py",
         "app.py",
     )
-    weights = (*(f"checkpoint/{part}" for part in PARTS), *(f"checkpoint_fast/{part}" for part in FAST_PARTS))
-    for name in (*code, *others, *weights):
+    for name in (*code, *others, *(f"checkpoint/{part}" for part in PARTS)):
         assert f"colorized_pipeline/{name}" in names
     assert "colorized = colorized_pipeline.cli:main" in entry_points
     assert not [n for n in names if n.startswith(("runs/", "tests/"))]
@@ -108,31 +103,3 @@ def test_shipped_checkpoint_colorizes_a_real_photograph() -> None:
     # The sky is bluer than the meadow below it; a network that has learnt nothing knows no difference
     assert lab[:200, 300:, 2].mean() < lab[400:, :, 2].mean()
     assert np.hypot(lab[..., 1], lab[..., 2]).mean() > 2
-
-
-def test_fast_checkpoint_shares_the_encoder_and_takes_few_steps() -> None:
-    names = {str(file.relative_to(FAST_CHECKPOINT)) for file in FAST_CHECKPOINT.rglob("*") if file.is_file()}
-    assert names == set(FAST_PARTS)
-    pipe, full = load_default(fast=True), load_default()
-    assert pipe.config.default_guidance == 1 and pipe.config.default_steps < full.config.default_steps
-    for name, value in full.image_encoder.state_dict().items():
-        assert torch.equal(value, pipe.image_encoder.state_dict()[name])
-    pipe.set_progress_bar_config(disable=True)
-    result = pipe(skimage_data.camera(), generator=torch.Generator().manual_seed(0)).images[0]
-    lab = skimage_color.rgb2lab(np.asarray(result))
-    assert lab[:200, 300:, 2].mean() < lab[400:, :, 2].mean()
-    assert np.hypot(lab[..., 1], lab[..., 2]).mean() > 2
-
-
-def test_fast_from_the_command_line(tmp_path: Path) -> None:
-    gray = tmp_path / "grey.png"
-    Image.fromarray(skimage_data.camera()).resize((80, 60)).save(gray)
-
-    def colorize(*words: str) -> Result:
-        return CliRunner().invoke(app, ["colorize", str(gray), *words])
-
-    done = colorize("-o", str(tmp_path / "fast.png"), "--fast")
-    assert done.exit_code == 0, done.output
-    assert describe(tmp_path / "fast.png")["colorized:Scheduler"] == "DDIMScheduler"
-    both = colorize("-o", str(tmp_path / "both.png"), "--fast", "--checkpoint", str(DEFAULT_CHECKPOINT))
-    assert both.exit_code == 2 and "--checkpoint" in both.output

@@ -25,7 +25,6 @@ from skimage import data as skimage_data
 
 from colorized_pipeline import ColorizationPipeline
 from colorized_pipeline.diffusion import pipeline
-from colorized_pipeline.diffusion.bands import BANDS
 from colorized_pipeline.diffusion.color import gray_to_lightness, lightness_to_gray, rgb_to_lab
 from colorized_pipeline.diffusion.photo import condition_channels, encode_lightness
 from colorized_pipeline.diffusion.pipeline import CODE_FILES
@@ -222,38 +221,6 @@ def test_a_perfect_network_gives_the_true_colours(plain_pipe: ColorizationPipeli
     assert (chroma - truth.reshape(2, 1, 1)).abs().max() < 0.05
 
 
-def test_posterior_noise_is_drawn_in_every_ddpm_step_but_the_last(plain_pipe: ColorizationPipeline) -> None:
-    gray = photo(40, 60)
-
-    def draw(steps: int) -> np.ndarray:
-        return plain_pipe(gray, num_inference_steps=steps, generator=seeded(), output_type="np").images[0]
-
-    def draw_all() -> list[np.ndarray]:
-        return [draw(steps) for steps in (1, 2, 7)]
-
-    plain = draw_all()
-    plain_pipe.register_to_config(chroma_spread=(0.1,) * BANDS)
-    noisier = draw_all()
-    assert np.array_equal(noisier[0], plain[0])
-    assert all(np.abs(one - other).max() > 0.01 for one, other in zip(noisier[1:], plain[1:], strict=True))
-    plain_pipe.scheduler = DDIMScheduler.from_config(plain_pipe.scheduler.config)
-    without_noise = draw(7)
-    plain_pipe.register_to_config(chroma_spread=None)
-    assert np.array_equal(draw(7), without_noise)
-
-
-def test_posterior_noise_is_the_photos_own(plain_pipe: ColorizationPipeline, tmp_path: Path) -> None:
-    plain_pipe.register_to_config(chroma_spread=(0.1,) * BANDS)
-    plain_pipe.save_pretrained(tmp_path)
-    pipe = ColorizationPipeline.from_pretrained(tmp_path)
-    assert pipe.config.chroma_spread == [0.1] * BANDS
-    photos = [photo(40, 40), photo(40, 60), photo(40, 40)]
-    together = plain_pipe(photos, generator=[seeded(i) for i in range(3)], output_type="np").images
-    for index, one in enumerate(photos):
-        alone = pipe(one, generator=[seeded(index)], output_type="np").images[0]
-        np.testing.assert_allclose(alone, together[index], atol=5e-5)
-
-
 def test_guidance_leans_away_from_the_unconditional_prediction(pipe: ColorizationPipeline) -> None:
     noisy, timestep = torch.randn(2, 2, 16, 16, generator=seeded()), torch.tensor(500)
     condition = pipe.condition(torch.rand(2, 1, 64, 64, generator=seeded(1)) * 100)
@@ -423,7 +390,7 @@ def test_whole_numbers_of_numpy_are_counts(plain_pipe: ColorizationPipeline) -> 
 
 
 def test_components_make_the_same_pipeline(pipe: ColorizationPipeline) -> None:
-    pipe.register_to_config(chroma_scale=60.0, default_steps=3, chroma_spread=[0.1] * BANDS)
+    pipe.register_to_config(chroma_scale=60.0, default_steps=3)
     again = [
         ColorizationPipeline(**pipe.components),
         ColorizationPipeline(**pipe.components, **pipe.parameters),
@@ -432,7 +399,7 @@ def test_components_make_the_same_pipeline(pipe: ColorizationPipeline) -> None:
     expected = pipe(photo(40, 40), generator=seeded(), output_type="np").images[0]
     for other in again:
         other.set_progress_bar_config(disable=True)
-        names = ("luma_factor", "chroma_scale", "working_size", "default_steps", "encoder_layers", "chroma_spread")
+        names = ("luma_factor", "chroma_scale", "working_size", "default_steps", "encoder_layers")
         assert all(list(np.ravel(other.config[name])) == list(np.ravel(pipe.config[name])) for name in names)
         assert np.array_equal(other(photo(40, 40), generator=seeded(), output_type="np").images[0], expected)
 

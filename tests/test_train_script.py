@@ -18,7 +18,6 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from conftest import make_encoder
-from diffusers import DDIMScheduler
 from photos import make_folder, make_parquet
 from PIL import Image
 from safetensors.torch import load_file
@@ -310,24 +309,6 @@ def test_regression_twin(photos: Path, tmp_path: Path) -> None:
     assert np.array_equal(first, second)  # nothing is drawn
 
 
-def test_distillation(photos: Path, finished: Path, tmp_path: Path) -> None:
-    flags = {"objective": "distillation", "init_from": finished, "student_steps": 2, "teacher_guidance": 2.0}
-    run_here(command(photos, tmp_path / "run", steps=12, checkpointing_steps=12, validation_steps=4, **flags))
-    pipe = ColorizationPipeline.from_pretrained(tmp_path / "run")
-    assert type(pipe.scheduler) is DDIMScheduler and pipe.scheduler.config.timestep_spacing == "trailing"
-    assert (pipe.config.default_steps, pipe.config.default_guidance, pipe.config.objective) == (2, 1.0, "diffusion")
-    assert pipe.config.chroma_spread is None
-    rows = [json.loads(line) for line in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
-    assert rows[-1]["loss"] < rows[0]["loss"]  # what the student is told to reach, it comes nearer to
-
-
-def test_a_regression_can_not_teach(photos: Path, tmp_path: Path) -> None:
-    run_here(command(photos, tmp_path / "twin", steps=3, objective="regression", sample_steps=0))
-    flags = {"objective": "distillation", "init_from": tmp_path / "twin"}
-    assert "can't teach: its objective is regression" in run_here(command(photos, tmp_path / "run", **flags), expect=1)
-    assert not (tmp_path / "run" / "run.json").exists()
-
-
 def test_a_data_set_by_its_name(tmp_path: Path) -> None:
     """``datasets.load_dataset`` takes the name of a folder as it takes one on the Hub, splits included."""
     for split, count in (("train", 9), ("validation", 3)):
@@ -405,9 +386,6 @@ IMPOSSIBLE = [
     ("--train_data a --objective regression --snr_gamma 5", "--snr_gamma"),
     ("--train_data a --objective regression --condition_dropout 0.1", "--condition_dropout"),
     ("--train_data a --condition_dropout 0.6 --feature_dropout 0.4", "0.6"),
-    ("--train_data a --objective distillation", "--init_from"),
-    ("--train_data a --objective distillation --init_from b --teacher_steps 6", "--teacher_steps 6"),
-    ("--train_data a --objective distillation --init_from b --prediction_type epsilon", "v_prediction"),
     ("--train_data a --film_probability 1.5", "--film_probability 1.5"),
     ("--train_data a --soft_probability -1", "--soft_probability -1"),
     ("--train_data a --smallest_crop 0", "--smallest_crop 0"),
@@ -415,7 +393,6 @@ IMPOSSIBLE = [
     ("--train_data a --detail_scales 3", "two numbers"),
     ("--train_data a --detail_scales 3 4 --luma_factor 3 --preset tiny --resolution 96", "even --luma_factor"),
     ("--train_data a --preset huge", "tiny"),
-    ("--train_data a --objective distillation --init_from b --num_train_timesteps 300", "300"),
     ("--train_data a --mixed_precision fp16", "bf16"),
     ("--train_data a --train_batch_size 0", "--train_batch_size 0"),
     ("--train_data a --learning_rate 0", "--learning_rate 0"),

@@ -125,18 +125,15 @@ def package(
     default_guidance: Annotated[
         float | None, typer.Option(min=0.0, max=20.0, help="Guidance scale of a call that doesn't say.")
     ] = None,
-    fast: Annotated[
-        bool, typer.Option("--fast", help="As the distilled one of --fast, which shares the other's encoder.")
-    ] = False,
 ) -> None:
     """Put a trained pipeline into the package: half precision, small enough, checked to paint the same."""
-    from .. import DEFAULT_CHECKPOINT, FAST_CHECKPOINT
+    from .. import DEFAULT_CHECKPOINT
     from ..loading import quieten_libraries
     from ..packaging import package_checkpoint
 
     quieten_libraries()
-    target = output or (FAST_CHECKPOINT if fast else DEFAULT_CHECKPOINT)
+    target = output or DEFAULT_CHECKPOINT
     options = {"default_steps": default_steps, "default_guidance": default_guidance}
     changes = {name: value for name, value in options.items() if value is not None}
-    made = package_checkpoint(checkpoint, target, without_encoder=fast, **changes)
+    made = package_checkpoint(checkpoint, target, **changes)
     show(f"{target}: {made['bytes'] / 1e6:.1f} MB; mean difference to full precision {made['difference']:.2f} of 255")

@@ -319,26 +319,10 @@ class Network:
             show_default=False,
         ),
     ] = None
-    fast: Annotated[
-        bool,
-        typer.Option(
-            "--fast",
-            help="Draw in two passes of the network, by a distilled checkpoint: quicker, less lifelike colours.",
-        ),
-    ] = False
 
     def __post_init__(self) -> None:
-        if self.fast and (self.checkpoint or self.engine):
-            raise ValueError("--fast has a checkpoint of its own: leave out --checkpoint and --engine")
         if self.engine and (self.precision or self.device not in (None, "cpu")):
             raise ValueError("--engine has its own precision and runs on the cpu: leave out --precision and --device")
-
-    @property
-    def source(self) -> str | Path | None:
-        """What :func:`load_pipeline` loads."""
-        from .. import FAST_CHECKPOINT
-
-        return FAST_CHECKPOINT if self.fast else self.checkpoint
 
     def load(self, device: str | None) -> "tuple[ColorizationPipeline, dict[str, Any]]":
         """The pipeline, and for the label: its digest, and the program and precision that run its UNet, in words."""
@@ -347,7 +331,7 @@ class Network:
         from ..loading import load_pipeline, quieten_libraries
 
         quieten_libraries()
-        pipe = load_pipeline(self.source, device="cpu" if self.engine else device or self.device)
+        pipe = load_pipeline(self.checkpoint, device="cpu" if self.engine else device or self.device)
         digest = pipe.digest()
         if self.engine:
             from ..export import use_engine

@@ -89,7 +89,6 @@ class Measures:
             "program: only from folders you trust.",
         ),
     ] = False
-    fast: Annotated[bool, typer.Option("--fast", help="Also a row of the package's distilled checkpoint.")] = False
     quick: Annotated[
         bool, typer.Option("--quick", help="Only the checkpoints' rows, by Lite2 alone: to choose between them.")
     ] = False
@@ -147,7 +146,6 @@ def evaluate(
         from ..evaluation.tables import write_card
     except ImportError as error:
         raise ImportError(f"{error}; evaluating needs: pip install 'colorized[train,evaluate]'") from error
-    from .. import FAST_CHECKPOINT
     from ..loading import load_pipeline, load_with_own_code, quieten_libraries
 
     quieten_libraries()
@@ -156,8 +154,6 @@ def evaluate(
     load = load_with_own_code if measures.own_code else load_pipeline
     named = dict(named_checkpoint(text) for text in measures.beside or ())
     beside = {name: load(other, device=device) for name, other in named.items()}
-    if measures.fast:
-        beside["COLORIZED, fast"] = load_pipeline(FAST_CHECKPOINT, device=device)
     for shown in (pipe, *beside.values()):
         shown.set_progress_bar_config(desc="denoising", leave=False)
     report = measure(

@@ -24,7 +24,6 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import PreTrainedModel
 
-from .bands import BANDS, posterior_noise
 from .color import chroma_to_latents, latents_to_chroma, rgb_to_lab
 from .hints import Hint, HintMap
 from .photo import (
@@ -56,7 +55,6 @@ from .variants import check_count, check_variants, count_variants, order_by_typi
 
 # What travels with a checkpoint: every module of this folder
 CODE_FILES = (
-    "bands.py",
     "color.py",
     "hints.py",
     "photo.py",
@@ -128,10 +126,6 @@ class ColorizationPipeline(DiffusionPipeline):
         default_steps: number of denoising steps when a call doesn't say.
         default_guidance: guidance scale when a call doesn't say. Above 1 it needs a UNet that was trained with
             condition dropout.
-        chroma_spread: standard deviation of a photo's chroma around what the network predicts from pure noise, over
-            ``chroma_scale``, in each of 6 bands of spatial frequency from fine to coarse. With it a DDPM step draws
-            from the whole posterior variance, see :func:`posterior_noise`. As measured, or tuned: less in coarse
-            bands and more in fine ones came nearer to real photos. ``None``: steps as DDPM's.
         encoder_layers, encoder_mean, encoder_std, encoder_scale: see :func:`encode_lightness`.
         objective: ``"diffusion"``, or ``"regression"`` for a UNet trained to predict mean chroma in one pass (a
             baseline; steps and scheduler then mean nothing).
@@ -156,7 +150,6 @@ class ColorizationPipeline(DiffusionPipeline):
         working_size: int = 128,
         default_steps: int = 25,
         default_guidance: float = 1.0,
-        chroma_spread: list[float] | tuple[float, ...] | None = None,
         encoder_layers: list[int] | tuple[int, ...] = (11, 16),
         encoder_mean: float = 127 / 255,
         encoder_std: float = 128 / 255,
@@ -172,9 +165,6 @@ class ColorizationPipeline(DiffusionPipeline):
                 f"unet must have out_channels={channels} with detail_scales={detail_scales}, got "
                 f"{unet.config.out_channels}"
             )
-        # None and not an empty list where there is none: diffusers' download from the Hub fails on that
-        if chroma_spread is not None and (len(chroma_spread) != BANDS or min(chroma_spread) < 0):
-            raise ValueError(f"chroma_spread must be {BANDS} numbers of at least 0, or None, got {chroma_spread!r}")
         self.register_modules(unet=unet, scheduler=scheduler, image_encoder=image_encoder)
         self.register_to_config(
             luma_factor=luma_factor,
@@ -183,7 +173,6 @@ class ColorizationPipeline(DiffusionPipeline):
             working_size=working_size,
             default_steps=default_steps,
             default_guidance=default_guidance,
-            chroma_spread=None if chroma_spread is None else list(chroma_spread),
             encoder_layers=tuple(encoder_layers),
             encoder_mean=encoder_mean,
             encoder_std=encoder_std,
@@ -369,7 +358,6 @@ class ColorizationPipeline(DiffusionPipeline):
                 latents = latents + (moved - noisy) * (latents.norm() / noisy.norm())
             # The sampler's arithmetic stays in float32: half precision would add its own noise at every step.
             latents = scheduler.step(predicted, timestep, latents, **extra).prev_sample
-            latents = self.add_posterior_noise(latents, timestep, generators=generators)
             if callback_on_step_end:
                 tensors = {"latents": latents, "condition": condition}
                 given = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
@@ -469,22 +457,6 @@ class ColorizationPipeline(DiffusionPipeline):
         both = timestep.repeat(2) if timestep.ndim else timestep
         conditional, unconditional = self.unet(torch.cat((seen, hidden)), both).sample.float().chunk(2)
         return unconditional + guidance_scale * (conditional - unconditional)
-
-    def add_posterior_noise(
-        self, latents: torch.Tensor, timestep: torch.Tensor, *, generators: Sequence[torch.Generator]
-    ) -> torch.Tensor:
-        """Latents ``[B, C, h, w]`` after the scheduler's step from ``timestep``, with the variance that it leaves out.
-
-        That is :func:`posterior_noise`, one generator a row. None is added after the last step, with another scheduler
-        than DDPM's, or without ``chroma_spread``.
-        """
-        scheduler, spread = self.scheduler, self.config.chroma_spread
-        if spread is None or not isinstance(scheduler, DDPMScheduler) or timestep == scheduler.timesteps[-1]:
-            return latents
-        white = randn_tensor(latents.shape, generator=list(generators), device=latents.device, dtype=latents.dtype)
-        start, reached = int(timestep), int(scheduler.previous_timestep(timestep))
-        alpha_bar, next_alpha_bar = scheduler.alphas_cumprod[[start, reached]].tolist()
-        return latents + posterior_noise(white, spread=spread, alpha_bar=alpha_bar, next_alpha_bar=next_alpha_bar)
 
     def read_palette(self, reference: PhotoInput) -> Palette:
         """The palette of a colour photo, seen on a grid as coarse as that on which chroma is drawn.

@@ -254,7 +254,6 @@ def _describe(photos: PhotoSet, model: Model, *, seed: int) -> dict[str, Any]:
         "faces": sum(photos.faces),
         "steps": model.steps,
         "guidance": model.guidance,
-        "chroma_spread": model.pipe.config.chroma_spread,
         "scheduler": type(model.pipe.scheduler).__name__,
         "seed": seed,
         "version": __version__,

@@ -4,7 +4,7 @@ A training step is the same for all of them; noise and timesteps are arguments::
 
     noisy, at = objective.add_noise(chroma, noise, timesteps)
     predicted = network(torch.cat((condition, noisy), dim=1), at)
-    target = objective.target(chroma=chroma, noise=noise, noisy=noisy, at=at, condition=condition)
+    target = objective.target(chroma, noise, at)
     loss = objective.loss(predicted, target, at)
 
 Everywhere ``chroma`` is the true chroma as it is diffused, ``noise`` is standard normal, ``noisy`` is what the network
@@ -13,11 +13,10 @@ sees of the chroma, all ``[B, N, h, w]``; ``condition`` is what is known of the 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from torch import Tensor
 
@@ -39,7 +38,7 @@ class Objective(ABC):
         """The noisy chroma that the network is shown, and the timesteps that go with it."""
 
     @abstractmethod
-    def target(self, *, chroma: Tensor, noise: Tensor, noisy: Tensor, at: Tensor, condition: Tensor) -> Tensor:
+    def target(self, chroma: Tensor, noise: Tensor, at: Tensor) -> Tensor:
         """What the network should predict, ``[B, N, h, w]``."""
 
     def loss(self, predicted: Tensor, target: Tensor, at: Tensor) -> Tensor:
@@ -72,7 +71,7 @@ class Diffusion(Objective):
     def add_noise(self, chroma: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         return self.scheduler.add_noise(chroma, noise, timesteps), timesteps
 
-    def target(self, *, chroma: Tensor, noise: Tensor, noisy: Tensor, at: Tensor, condition: Tensor) -> Tensor:
+    def target(self, chroma: Tensor, noise: Tensor, at: Tensor) -> Tensor:
         """The noise, or v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0."""
         if self.scheduler.config.prediction_type == "epsilon":
             return noise
@@ -100,56 +99,8 @@ class Regression(Objective):
     def add_noise(self, chroma: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(chroma), torch.zeros_like(timesteps)
 
-    def target(self, *, chroma: Tensor, noise: Tensor, noisy: Tensor, at: Tensor, condition: Tensor) -> Tensor:
+    def target(self, chroma: Tensor, noise: Tensor, at: Tensor) -> Tensor:
         return chroma
-
-
-@dataclass(frozen=True)
-class Distillation(Objective):
-    """Predict the v that takes one DDIM step to where a teacher's several steps end.
-
-    Progressive distillation (Salimans & Ho 2022, algorithm 2). Each drawn timestep stands for the student's step whose
-    span holds it.
-
-    Attributes:
-        scheduler: the noise schedule of student and teacher.
-        teacher: its v, ``(noisy [B, N, h, w], timesteps [B], condition [B, C, h, w]) -> [B, N, h, w]``.
-        student_steps: steps of the student from noise to photo.
-        teacher_steps: the teacher's; a multiple of ``student_steps``.
-    """
-
-    scheduler: DDIMScheduler
-    teacher: Callable[[Tensor, Tensor, Tensor], Tensor]
-    student_steps: int
-    teacher_steps: int
-
-    def add_noise(self, chroma: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        span = self.scheduler.config.num_train_timesteps // self.student_steps
-        at = (timesteps // span + 1) * span - 1  # the student's timestep, of trailing spacing
-        alpha, sigma = signal_and_noise(self.scheduler, at)
-        return alpha * chroma + sigma * noise, at
-
-    @torch.no_grad()
-    def target(self, *, chroma: Tensor, noise: Tensor, noisy: Tensor, at: Tensor, condition: Tensor) -> Tensor:
-        alpha, sigma = signal_and_noise(self.scheduler, at)
-        reached, now = noisy, at
-        for _ in range(self.teacher_steps // self.student_steps):
-            a, s = signal_and_noise(self.scheduler, now)
-            v = self.teacher(reached, now, condition)
-            clean, rest = a * reached - s * v, s * reached + a * v
-            now = now - self.scheduler.config.num_train_timesteps // self.teacher_steps
-            a, s = signal_and_noise(self.scheduler, now)
-            reached = a * clean + s * rest
-        # reached = a x + s (noisy - alpha x) / sigma, solved for the x that one step must predict
-        clean = (reached - s / sigma * noisy) / (a - s / sigma * alpha)
-        return (alpha * noisy - clean) / sigma  # v = alpha noise - sigma x, with noise = (noisy - alpha x) / sigma
-
-
-def signal_and_noise(scheduler: DDIMScheduler, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-    """sqrt(alpha_bar) and sqrt(1 - alpha_bar) at ``timesteps`` ``[B]``, as ``[B, 1, 1, 1]``; 1 and 0 below 0."""
-    alpha_bar = scheduler.alphas_cumprod.to(timesteps.device)[timesteps.clamp(min=0)]
-    alpha_bar = torch.where(timesteps < 0, 1.0, alpha_bar)[:, None, None, None]
-    return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
 
 
 def draw_timesteps(count: int, train_timesteps: int, *, generator: torch.Generator) -> Tensor:

@@ -2,18 +2,17 @@
 
 import logging
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler, UNet2DModel
 from transformers import PreTrainedModel
 
 from ..diffusion.photo import condition_channels
 from ..diffusion.pipeline import ColorizationPipeline
 from ..loading import load_encoder, load_pipeline
-from .losses import Diffusion, Distillation, Objective, Regression
+from .losses import Diffusion, Objective, Regression
 from .options import PRESETS, ModelOptions, ObjectiveOptions, OptimizationOptions, Options
 
 logger = logging.getLogger(__name__)
@@ -105,14 +104,8 @@ def _set_up_checkpoint(pipe: ColorizationPipeline, options: Options) -> None:
     scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     scheduler.register_to_config(clip_sample_range=_MAX_CHROMA / pipe.config.chroma_scale)
     pipe.register_modules(scheduler=scheduler)
-    pipe.register_to_config(
-        encoder_scale=options.model.encoder_scale,
-        objective="regression" if objective.objective == "regression" else "diffusion",
-    )
-    if objective.objective == "distillation":
-        pipe.register_modules(scheduler=DDIMScheduler.from_config(scheduler.config))
-        pipe.register_to_config(default_steps=objective.student_steps, default_guidance=1.0, chroma_spread=None)
-    elif objective.objective == "diffusion" and pipe.config.default_guidance != 1 and not objective.condition_dropout:
+    pipe.register_to_config(encoder_scale=options.model.encoder_scale, objective=objective.objective)
+    if objective.objective == "diffusion" and pipe.config.default_guidance != 1 and not objective.condition_dropout:
         logger.warning(
             "%s is drawn with guidance %g, which training without --condition_dropout slowly spoils; add "
             "--condition_dropout 0.1", options.model.init_from, pipe.config.default_guidance,
@@ -185,31 +178,9 @@ def _fresh_pipeline(model: ModelOptions, objective: ObjectiveOptions) -> Coloriz
     )
 
 
-def build_objective(
-    pipe: ColorizationPipeline, options: Options, *, autocast: Callable[[], Any], device: torch.device
-) -> Objective:
-    """What the pipeline's UNet is trained to do. Raises ``ValueError`` if ``--init_from`` can't teach it."""
-    chosen = options.objective
-    if chosen.objective == "regression":
-        return Regression()
-    if chosen.objective == "diffusion":
-        return Diffusion(pipe.scheduler, chosen.snr_gamma)
-    assert options.model.init_from
-    teacher = load_pipeline(options.model.init_from)
-    kind = teacher.scheduler.config.prediction_type
-    if teacher.config.objective != "diffusion" or kind != "v_prediction":
-        raise ValueError(
-            f"--init_from {options.model.init_from} can't teach: its objective is {teacher.config.objective}, it "
-            f"predicts {kind}; --objective distillation needs a diffusion checkpoint with v_prediction"
-        )
-    teacher.unet.to(device).eval().requires_grad_(False)
-    scale = teacher.config.default_guidance if chosen.teacher_guidance is None else chosen.teacher_guidance
-
-    def predict(noisy: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        with autocast():
-            return teacher.predict(noisy, timesteps, condition=condition, guidance_scale=scale)
-
-    return Distillation(pipe.scheduler, predict, chosen.student_steps, chosen.teacher_steps)
+def build_objective(pipe: ColorizationPipeline, options: ObjectiveOptions) -> Objective:
+    """What the pipeline's UNet is trained to do."""
+    return Regression() if options.objective == "regression" else Diffusion(pipe.scheduler, options.snr_gamma)
 
 
 def build_optimizer(unet: UNet2DModel, options: OptimizationOptions) -> torch.optim.Optimizer:

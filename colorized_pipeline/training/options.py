@@ -178,9 +178,8 @@ class ObjectiveOptions(Group):
     title = "objective"
 
     objective: str = option(
-        "diffusion", "regression: the same network predicts mean chroma in one pass, as a baseline to compare with; "
-        "distillation: a copy of --init_from learns to do its work in fewer steps",
-        choices=["diffusion", "regression", "distillation"], fixed=True,
+        "diffusion", "regression: the same network predicts mean chroma in one pass, as a baseline to compare with",
+        choices=["diffusion", "regression"], fixed=True,
     )  # fmt: skip
     prediction_type: str | None = option(
         None, "what the UNet predicts; for v the schedule ends in pure noise (zero terminal SNR)",
@@ -199,11 +198,6 @@ class ObjectiveOptions(Group):
         0.0, "share of training photos whose features of the image encoder are hidden, but not their lightness",
         least=0, below=1, fixed=True,
     )  # fmt: skip
-    student_steps: int = option(4, "denoising steps after --objective distillation", least=1, fixed=True)
-    teacher_steps: int = option(8, "of --init_from in distillation; a multiple", least=2, fixed=True)
-    teacher_guidance: float | None = option(
-        None, "guidance scale of --init_from in distillation; default: its own", fixed=True
-    )
 
     def check(self) -> None:
         if self.objective != "diffusion":
@@ -214,22 +208,6 @@ class ObjectiveOptions(Group):
             raise ValueError(
                 f"--condition_dropout {self.condition_dropout} and --feature_dropout {self.feature_dropout} must sum "
                 "to less than 1, to leave some photos whole"
-            )
-        if self.objective == "distillation":
-            self._check_distillation()
-
-    def _check_distillation(self) -> None:
-        if self.prediction_type == "epsilon":
-            raise ValueError("--objective distillation needs --prediction_type v_prediction: few steps start at SNR 0")
-        if self.student_steps >= self.teacher_steps or self.teacher_steps % self.student_steps:
-            raise ValueError(
-                f"--teacher_steps {self.teacher_steps} must be a multiple (2 times or more) of --student_steps "
-                f"{self.student_steps}"
-            )
-        if self.num_train_timesteps is not None and self.num_train_timesteps % self.teacher_steps:
-            raise ValueError(
-                f"--num_train_timesteps {self.num_train_timesteps} isn't divisible by --teacher_steps "
-                f"{self.teacher_steps}"
             )
 
 
@@ -306,10 +284,6 @@ class Options:
     objective: ObjectiveOptions = ObjectiveOptions()
     optimization: OptimizationOptions = OptimizationOptions()
     output: OutputOptions = OutputOptions()
-
-    def __post_init__(self) -> None:
-        if self.objective.objective == "distillation" and not self.model.init_from:
-            raise ValueError("--objective distillation needs a teacher: give its pipeline by --init_from")
 
     def resolved(self, checkpoint: Mapping[str, Any] | None = None) -> "Options":
         """The options with nothing left open about the model.
