@@ -129,8 +129,8 @@ def test_files_of_a_run(finished: Path) -> None:
     assert list(finished.glob("logs/train/events.out.tfevents.*"))
     assert json.loads((finished / "run.json").read_text())["seed"] == 0
     sheet = np.asarray(Image.open(finished / "samples" / "step-0000006.png"))
-    assert sheet.shape == (16, 4 * 3 * 16, 3)
-    grey, truth = sheet[:, :16].astype(int), sheet[:, 32:48].astype(int)
+    assert sheet.shape == (16 + 2 * 6, 3 * 16 + 2 * 6, 3)  # one photo in a white margin
+    grey, truth = sheet[6:22, 6:22].astype(int), sheet[6:22, 38:54].astype(int)
     assert np.ptp(grey, axis=-1).max() <= 1 and np.ptp(truth, axis=-1).max() > 20
 
 
