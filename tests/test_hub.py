@@ -246,7 +246,7 @@ def test_the_command_takes_a_public_repository_as_checkpoint(client: Client, ref
         ("wrong token", "doesn't accept this token (401)"),
         ("reading token", "may not write to alice/new (403)"),
         ("someone else's name", "may not write to alice/new (403)"),
-        ("existing", f"repository {REPO} has 16 files already; add --overwrite"),
+        ("existing", f"repository {REPO} has 15 files already; add --overwrite"),
         ("existing and public", "exists and is public"),
         ("no namespace", "must be user/name"),
         ("bad name", "'alice/a name'"),
