@@ -4,7 +4,6 @@ import io
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -12,7 +11,6 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ import pytest
 from conftest import make_pipeline
 from photos import colourful
 from PIL import Image
+from servers import free_port, running
 from skimage import color as skimage_color
 from test_train_script import ROOT
 from typer.testing import CliRunner
@@ -42,32 +41,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@contextmanager
-def running_page(folder: Path, *options: str) -> Iterator[str]:
-    """``colorized app`` with these options in a process of its own, on a free port; gives the page's address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
-    words = [sys.executable, "-c", "from colorized_pipeline.cli import main; main()", "app", "--port", port]
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen([*words, *options], env=environment, stdout=log, stderr=log)
-    url, deadline = f"http://127.0.0.1:{port}/", time.monotonic() + 180
-    try:
-        while f"COLORIZED is at {url}" not in (folder / "log").read_text():
-            assert server.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
-            time.sleep(0.2)
-        yield url
-    finally:
-        server.terminate()
-        server.wait(20)
-    assert not list(folder.glob("colorized-app-*")), "visitors' files are left behind"
-
-
 @pytest.fixture(scope="module")
 def page_url(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     limits = ("--max-megapixels", "0.5", "--max-photos", "4")
-    with running_page(tmp_path_factory.mktemp("server"), "--checkpoint", str(checkpoint), *limits) as url:
+    with running("app", tmp_path_factory.mktemp("server"), "--checkpoint", str(checkpoint), *limits) as (url, _):
         yield url
 
 
@@ -363,9 +340,7 @@ def test_what_keeps_the_page_from_starting_is_explained(page_url: str, checkpoin
 @pytest.mark.slow
 def test_space_entry_serves_the_page(tmp_path: Path) -> None:
     """``python app.py`` as a Space runs it: the port comes from gradio's own variable."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = free_port()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path), "GRADIO_SERVER_PORT": port}
     server = subprocess.Popen([sys.executable, ROOT / "app.py"], env={**environment, "PYTHONPATH": str(ROOT)})
     try:
@@ -386,7 +361,7 @@ def test_space_entry_serves_the_page(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_jobs_wait_in_line_and_a_full_line_is_explained(browser: "playwright.Browser", tmp_path: Path) -> None:
     """The shipped checkpoint at many steps, so that jobs last; one runs, one waits, the third is sent away."""
-    with running_page(tmp_path, "--queue", "1") as url:
+    with running("app", tmp_path, "--queue", "1") as (url, _):
         visitors = [Visitor(browser, url) for _ in range(3)]
         for visitor in visitors:
             visitor.give_and_see(CAMERA)

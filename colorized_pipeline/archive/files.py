@@ -12,6 +12,7 @@ from typing import IO
 
 from PIL import Image
 
+from ..diffusion.reading import open_image
 from .copies import FORMATS
 from .scans import hash_file
 
@@ -19,6 +20,7 @@ _KEPT_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .jp
 # Read, but written as PNG: 256 colours are too few, or no lossless writer is at hand
 _TO_PNG_SUFFIXES = frozenset(".gif .heic .heif .avif .dib .mpo .jpx .jpf .j2k .j2c".split())
 _GRAY_ONLY = {".pgm": ".ppm", ".pbm": ".ppm"}  # their colour relative in the same format
+_SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}  # of formats not called like their ending
 PHOTO_SUFFIXES = _KEPT_SUFFIXES | _TO_PNG_SUFFIXES
 # No finished pictures, or none that we read: cameras' raw files, layered documents, pages, and JPEG XL
 _UNREAD_SUFFIXES = frozenset(
@@ -259,6 +261,16 @@ def result_suffix(name: Path) -> str:
     """The ending of a photo's result: its own, but another where that can't hold full colour or be written."""
     ending = name.suffix.lower()
     return ".png" if ending in _TO_PNG_SUFFIXES else _GRAY_ONLY.get(ending, name.suffix)
+
+
+def suffix_for(photo: Path) -> str:
+    """The ending that suits the content of a photo whose name has none; ``".png"`` if that is of no known format."""
+    try:
+        with open_image(photo) as image:
+            format_name = image.format or ""
+    except Exception:  # what is wrong with the file is said when it is read
+        return ".png"
+    return _SUFFIXES.get(format_name, f".{format_name.lower()}" if format_name in FORMATS else ".png")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -79,7 +79,7 @@ class Batch:
             pipe, settings, manifest=manifest, temporary=temporary, signer=signer, keep_times=keep_times
         )
         self._on_cpu = pipe.device.type == "cpu"  # where the network's work is most of the work
-        self._cores = cores or _cores()
+        self._cores = cores or available_cores()
         self._samplers = self._cores if self._on_cpu else 1
         self._read_palette = lru_cache(maxsize=16)(pipe.read_palette)  # not as often as there are photos
         if settings.reference:
@@ -258,5 +258,6 @@ def one_thread() -> Iterator[None]:
                 torch.set_num_threads(before)
 
 
-def _cores() -> int:
+def available_cores() -> int:
+    """Cores of the processor that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
-from . import checkpoints, colorize, evaluate, inspect, page, publish
+from . import checkpoints, colorize, evaluate, inspect, publish, web
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -34,7 +34,8 @@ _PHOTOS, _CHECKPOINTS = "Photographs", "Checkpoints"
 app.command(rich_help_panel=_PHOTOS)(colorize.colorize)
 app.command(rich_help_panel=_PHOTOS)(inspect.inspect)
 app.command(rich_help_panel=_PHOTOS)(publish.publish)
-app.command("app", rich_help_panel=_PHOTOS)(page.serve_page)
+app.command("app", rich_help_panel=_PHOTOS)(web.serve_page)
+app.command("serve", rich_help_panel=_PHOTOS)(web.serve_api)
 app.command(rich_help_panel=_CHECKPOINTS)(evaluate.evaluate)
 app.command(rich_help_panel=_CHECKPOINTS)(evaluate.sheet)
 app.command(rich_help_panel=_CHECKPOINTS)(checkpoints.push)

@@ -1,0 +1,114 @@
+"""``colorized app`` and ``colorized serve``: the web page, and photos by HTTP."""
+
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from .options import Checkpoint, Device, command
+
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")]
+Megapixels = Annotated[float, typer.Option(min=0.01, help="Largest photo taken; all pages of a TIFF count.")]
+
+
+@contextmanager
+def _folder(name: str) -> Iterator[str]:
+    """What visitors send and get lies in here, so that nothing of it is left when the server stops."""
+    with tempfile.TemporaryDirectory(prefix=f"colorized-{name}-") as folder:
+        tempfile.tempdir = folder
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        yield folder
+
+
+def _taken(host: str, port: int) -> OSError:
+    return OSError(f"can't listen on {host}, port {port}: it is taken or not allowed; try --port")
+
+
+@command
+def serve_page(
+    host: Host = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
+    browser: Annotated[bool, typer.Option("--browser", help="Open the page in a browser.")] = False,
+    max_megapixels: Megapixels = 40.0,
+    max_file_mb: Annotated[int, typer.Option(min=1, help="Largest file taken, megabytes.")] = 100,
+    max_photos: Annotated[int, typer.Option(min=1, help="Most photos in one batch.")] = 50,
+    queue: Annotated[int, typer.Option(min=1, help="Most jobs that wait; one runs at a time.")] = 20,
+    device: Device = None,
+    checkpoint: Checkpoint = None,
+) -> None:
+    r"""Serve a web page: drop a photo, compare before and after, pick a variant, download; or many photos into a ZIP.
+
+    Needs `pip install 'colorized\[app]'`. Nothing leaves this machine.
+    """
+    with _folder("app") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        try:
+            from ..app import Limits, build_page, serve
+        except ImportError as error:
+            raise ImportError(f"{error}; the page needs: pip install 'colorized[app]'") from None
+        from ..loading import load_pipeline, quieten_libraries
+
+        quieten_libraries()
+        limits = Limits(megapixels=max_megapixels, file_megabytes=max_file_mb, batch_photos=max_photos, queue=queue)
+        pipe = load_pipeline(checkpoint, device=device)
+        page = build_page(pipe, limits)
+        try:
+            url = serve(page, limits, server_name=host, server_port=port, inbrowser=browser, prevent_thread_lock=True)
+        except OSError:
+            raise _taken(host, port) from None
+        typer.echo(f"COLORIZED is at {url} until you press Ctrl-C")
+        page.block_thread()
+
+
+@command
+def serve_api(
+    host: Host = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    token: Annotated[
+        str,
+        typer.Option(
+            envvar="COLORIZED_TOKEN",
+            help="What requests must carry as Authorization: Bearer TOKEN. Better given by the environment, where "
+            "other users of the machine don't see it.",
+            show_default=False,
+        ),
+    ] = "",
+    max_megapixels: Megapixels = 40.0,
+    max_mb: Annotated[int, typer.Option(min=1, help="Largest request, megabytes.")] = 256,
+    max_photos: Annotated[int, typer.Option(min=1, help="Most photos of a job.")] = 100,
+    max_seconds: Annotated[float, typer.Option(min=0.1, help="Longest work on a photo.")] = 600.0,
+    queue: Annotated[int, typer.Option(min=1, help="Most requests with photos at one time.")] = 64,
+    jobs: Annotated[int, typer.Option(min=1, help="Most jobs; a finished one is kept for an hour.")] = 20,
+    rate: Annotated[int, typer.Option(min=1, help="Most requests with photos a minute from one address.")] = 300,
+    device: Device = None,
+    checkpoint: Checkpoint = None,
+) -> None:
+    r"""Serve photos by HTTP: POST a photo to /colorize, get its colour copy; /jobs takes many; /docs describes all.
+
+    Needs `pip install 'colorized\[serve]'`. Nothing leaves this machine, and nothing of a request stays on it.
+    """
+    with _folder("serve"):
+        try:
+            from ..serve import Limits, make_server, run_server
+        except ImportError as error:
+            raise ImportError(f"{error}; the server needs: pip install 'colorized[serve]'") from None
+        from ..loading import load_pipeline, quieten_libraries
+
+        quieten_libraries()
+        limits = Limits(max_megapixels, max_mb, max_photos, queue, jobs, rate, max_seconds)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            listener = socket.create_server((host, port), family=family)
+        except OSError:
+            raise _taken(host, port) from None
+        with listener:
+            server = make_server(load_pipeline(checkpoint, device=device), limits, token=token)
+            shown = f"[{host}]" if ":" in host else host
+            typer.echo(f"COLORIZED is at http://{shown}:{port}/ until you press Ctrl-C")
+            run_server(server, listener, limits=limits)
