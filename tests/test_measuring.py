@@ -8,7 +8,7 @@ from types import ModuleType
 import datasets
 import pytest
 from conftest import make_pipeline
-from photos import colourful, make_folder, make_parquet
+from photos import make_folder, make_parquet
 from PIL import Image
 from test_train_script import ROOT
 
@@ -51,11 +51,3 @@ def test_reference(script, checkpoint: Path, tmp_path: Path) -> None:
     assert "3 photos" in printed and printed.splitlines()[-1].startswith("| with reference | ")
     with Image.open(tmp_path / "sheet.jpg") as sheet:
         assert sheet.size == (3 * (4 * 32 + 8), 32)
-
-
-def test_size_and_memory_of_the_command(script, checkpoint: Path, tmp_path: Path) -> None:
-    Image.fromarray(colourful(0)).save(tmp_path / "a.png")
-    words = ["size", "--photo", str(tmp_path / "a.png"), "--megapixels", "0.01", "--checkpoint", str(checkpoint)]
-    _, printed = script("measure_archive", *words)
-    rows = [line.split("|") for line in printed.splitlines() if line.startswith("| 0.01")]
-    assert len(rows) == 2 and all(100 < float(row[5].split()[0]) < 3000 for row in rows)

@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 
 from colorized_pipeline.cli import app
 from colorized_pipeline.evaluation.photos import IMAGENETTE, PhotoSet, read_photos
-from colorized_pipeline.evaluation.report import QUICK, Extent, evaluate, judge
+from colorized_pipeline.evaluation.report import QUICK, Extent, evaluate
 from colorized_pipeline.evaluation.tables import OURS, card_block, markdown, write_card
 from colorized_pipeline.training.sources import open_source
 
@@ -209,7 +209,7 @@ def test_figures_repeat_and_name_their_weights(photos: Path) -> None:
     assert not {"variants", "bound", "film", "edges"} & first.figures.keys()
     assert again.figures == first.figures
     assert np.array_equal(np.asarray(again.sheet), np.asarray(first.sheet))
-    quick = judge(pipe, little_set(photos), precision="float32")
+    quick = evaluate(pipe, little_set(photos), extent=QUICK).figures["rows"]["COLORIZED"]
     assert quick == {key: value for key, value in first.figures["rows"][OURS].items() if "lite0" not in key}
     half = evaluate(make_pipeline(), little_set(photos), extent=QUICK, precision="bfloat16").figures
     assert half["weights"] == first.figures["weights"] and half["precision"] == "bfloat16"

@@ -222,26 +222,6 @@ def evaluate(
     return report
 
 
-def judge(
-    pipe: ColorizationPipeline,
-    photos: PhotoSet,
-    *,
-    steps: int | None = None,
-    seed: int = 0,
-    precision: str = "bfloat16",
-    cache: Path | None = None,
-) -> Figures:
-    """What chooses between checkpoints, without the costly parts: the measures of this checkpoint's row.
-
-    >>> from colorized_pipeline.evaluation.photos import read_photos
-    >>> from colorized_pipeline.training.sources import open_source
-    >>> photos = read_photos(open_source(["general/validation-*.parquet"]), name="general")
-    >>> judge(load_default(), photos)["fd_lite2"]
-    """
-    report = evaluate(pipe, photos, steps=steps, seed=seed, precision=precision, extent=QUICK, cache=cache)
-    return report.figures["rows"][OURS]
-
-
 def _describe(photos: PhotoSet, model: Model, *, seed: int) -> dict[str, Any]:
     """What gave the figures."""
     return {
