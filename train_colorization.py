@@ -167,18 +167,13 @@ def draw_noise(run: Run, chroma: torch.Tensor, *stream: int) -> tuple[torch.Tens
 
 
 def hide_some(run: Run, condition: torch.Tensor, number: int) -> torch.Tensor:
-    """The condition, hidden for the shares of photos that guidance needs."""
-    options = run.options.objective
-    if not (options.condition_dropout or options.feature_dropout):
+    """The condition, hidden for the share of photos that guidance needs."""
+    share = run.options.objective.condition_dropout
+    if not share:
         return condition
     seed = derive_seed(run.options.optimization.seed, _DROPOUT, number, run.accelerator.process_index)
-    return drop_condition(
-        condition,
-        torch.rand(len(condition), generator=torch.Generator().manual_seed(seed)).to(condition.device),
-        luma_channels=run.pipe.config.luma_factor**2,
-        everything=options.condition_dropout,
-        features=options.feature_dropout,
-    )
+    draws = torch.rand(len(condition), generator=torch.Generator().manual_seed(seed))
+    return drop_condition(condition, draws.to(condition.device), share)
 
 
 def training_batches(run: Run) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:

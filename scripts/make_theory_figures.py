@@ -15,11 +15,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from scipy import stats
 from skimage import data
 
 from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline
+from colorized_pipeline.batch.sheets import paint_sheet
 from colorized_pipeline.diffusion.color import downsample_chroma, fit_gamut, lab_to_rgb, rgb_to_lab
 from colorized_pipeline.evaluation.bound import predicted_clean
 from colorized_pipeline.training.data import ColorizationDataset
@@ -33,7 +34,7 @@ SKIMAGE_PHOTOS = ("astronaut", "coffee", "rocket", "chelsea")
 CROPS_PER_PHOTO = 12
 SCHEDULES = (("linear", 300), ("linear", 1000), ("squaredcos_cap_v2", 300), ("squaredcos_cap_v2", 1000))
 NAMES = {"linear": "linear", "squaredcos_cap_v2": "cosine"}
-EDGE, GAP, CAPTION, MARGIN = 128, 4, 16, 84
+EDGE, GAP = 128, 4
 BATCH = 16
 
 
@@ -81,20 +82,9 @@ def paint(lightness: torch.Tensor, chroma: torch.Tensor) -> Image.Image:
 
 
 def strip(rows: list[tuple[str, list[tuple[str, Image.Image]]]]) -> Image.Image:
-    """Rows of captioned pictures, each row with its name in the margin."""
-    columns = max(len(pictures) for _, pictures in rows)
-    result = Image.new(
-        "RGB", (MARGIN + columns * (EDGE + GAP) - GAP, len(rows) * (EDGE + CAPTION + GAP) - GAP), "white"
-    )
-    draw, font = ImageDraw.Draw(result), ImageFont.load_default(12)
-    for row, (name, pictures) in enumerate(rows):
-        top = row * (EDGE + CAPTION + GAP)
-        draw.multiline_text((2, top + CAPTION + 2), name, fill="black", font=font)
-        for column, (caption, picture) in enumerate(pictures):
-            left = MARGIN + column * (EDGE + GAP)
-            draw.text((left + 1, top), caption, fill="black", font=font)
-            result.paste(picture, (left, top + CAPTION))
-    return result
+    """Rows of captioned pictures; a row's name stands in its first caption."""
+    captions = [[f"{name}, {row[0][0]}", *(caption for caption, _ in row[1:])] for name, row in rows]
+    return paint_sheet([[picture for _, picture in row] for _, row in rows], captions=captions)
 
 
 def forward_process(pipe: ColorizationPipeline, folder: Path) -> None:
@@ -110,7 +100,7 @@ def forward_process(pipe: ColorizationPipeline, folder: Path) -> None:
             noisy = scheduler.add_noise(clean[None], noise[None], torch.tensor([t - 1]))[0]
             weight = scheduler.alphas_cumprod[t - 1].sqrt().item()
             pictures.append((f"t = {t}: {weight:.3f} x_0", paint(lab[:1], pipe.latents_to_chroma(noisy))))
-        rows.append((f"{NAMES[kind]}\nT = {steps}", pictures))
+        rows.append((f"{NAMES[kind]} {steps}", pictures))
     strip(rows).save(folder / "forward.jpg", quality=88)
 
 
@@ -136,8 +126,8 @@ def reverse_process(pipe: ColorizationPipeline, folder: Path) -> None:
     chosen = [frames[round(k * (len(frames) - 1) / 5)] for k in range(6)]
     strip(
         [
-            ("x_t", [("grey: condition", gray), *((f"t = {t}", noisy) for t, noisy, _ in chosen)]),
-            ("estimate\nof x_0", [("truth", original), *((f"at t = {t}", guess) for t, _, guess in chosen)]),
+            ("x_t", [("grey", gray), *((f"t = {t}", noisy) for t, noisy, _ in chosen)]),
+            ("estimate", [("truth", original), *((f"at t = {t}", guess) for t, _, guess in chosen)]),
         ]
     ).save(folder / "reverse.jpg", quality=88)
 

@@ -8,12 +8,11 @@ Wasserstein distance of their a*, b* (mean over 32 directions), in CIELAB units.
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from measuring import in_words, load, make_parser, open_photos, provenance
-from PIL import Image
 from skimage.color import deltaE_ciede2000
 
+from colorized_pipeline.batch.sheets import paint_sheet
 from colorized_pipeline.diffusion.color import (
     lab_to_displayable_rgb,
     lightness_to_gray,
@@ -55,25 +54,6 @@ def pair_up(groups: list[str], pairs: int) -> list[tuple[int, int]]:
         for number, one in enumerate(group)
     ]
     return [pair for _, pair in sorted(found)][:pairs]
-
-
-def save_sheet(
-    file: Path,
-    labs: dict[int, torch.Tensor],
-    pairs: list[tuple[int, int]],
-    plain: list[torch.Tensor],
-    steered: list[torch.Tensor],
-) -> None:
-    """Grey, plain, with reference, reference: a row a pair, in three columns."""
-    rows = []
-    for (photo, reference), before, after in zip(pairs, plain, steered, strict=True):
-        gray = lightness_to_gray(labs[photo][:1]).expand(3, -1, -1)
-        rows.append(torch.cat((gray, before, after, lab_to_displayable_rgb(labs[reference])), dim=-1))
-    columns = [torch.cat(rows[start::3], dim=-2) for start in range(min(3, len(rows)))]
-    tallest = max(column.shape[-2] for column in columns)
-    padded = [torch.nn.functional.pad(column, (0, 8, 0, tallest - column.shape[-2])) for column in columns]
-    pixels = (torch.cat(padded, dim=-1).clamp(0, 1) * 255).round().byte().movedim(0, -1).numpy()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, quality=90)
 
 
 def main() -> None:
@@ -134,7 +114,11 @@ def main() -> None:
             f"| {(away < first).float().mean() * 100:.0f} % | {error:.2f} | {shown[:, 1:].norm(dim=1).mean():.1f} |"
         )
     if args.sheet:
-        save_sheet(args.sheet, labs, pairs, plain, steered)
+        rows = [
+            (lightness_to_gray(labs[photo][:1]).expand(3, -1, -1), *colors, lab_to_displayable_rgb(labs[reference]))
+            for (photo, reference), *colors in zip(pairs, plain, steered, strict=True)
+        ]
+        paint_sheet(rows).save(args.sheet, quality=90)
 
 
 if __name__ == "__main__":

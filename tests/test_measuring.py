@@ -50,4 +50,4 @@ def test_reference(script, checkpoint: Path, tmp_path: Path) -> None:
     _, printed = script("measure_reference", *words, "--resolution", "32", "--sheet", str(tmp_path / "sheet.jpg"))
     assert "3 photos" in printed and printed.splitlines()[-1].startswith("| with reference | ")
     with Image.open(tmp_path / "sheet.jpg") as sheet:
-        assert sheet.size == (3 * (4 * 32 + 8), 32)
+        assert sheet.size == (4 * 32 + 5 * 6, 3 * 32 + 4 * 6)

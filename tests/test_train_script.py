@@ -385,7 +385,7 @@ IMPOSSIBLE = [
     ("--train_data a --ema_decay 1", "--ema_decay 1"),
     ("--train_data a --objective regression --snr_gamma 5", "--snr_gamma"),
     ("--train_data a --objective regression --condition_dropout 0.1", "--condition_dropout"),
-    ("--train_data a --condition_dropout 0.6 --feature_dropout 0.4", "0.6"),
+    ("--train_data a --condition_dropout 1", "--condition_dropout 1"),
     ("--train_data a --film_probability 1.5", "--film_probability 1.5"),
     ("--train_data a --soft_probability -1", "--soft_probability -1"),
     ("--train_data a --smallest_crop 0", "--smallest_crop 0"),

@@ -105,18 +105,8 @@ class Measures:
         """The same as the evaluation takes it."""
         from ..evaluation.report import QUICK, Extent
 
-        return (
-            QUICK
-            if self.quick
-            else Extent(
-                variants=self.variants,
-                variant_photos=self.variant_photos,
-                edge_photos=self.edge_photos,
-                bound_photos=self.bound_photos,
-                film=self.film,
-                fid=self.fid,
-            )
-        )
+        taken = Extent.__dataclass_fields__.keys() & vars(self).keys()
+        return QUICK if self.quick else Extent(**{name: getattr(self, name) for name in taken})
 
 
 @command

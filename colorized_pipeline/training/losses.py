@@ -112,22 +112,10 @@ def draw_timesteps(count: int, train_timesteps: int, *, generator: torch.Generat
     return (spread * train_timesteps).long()
 
 
-def drop_condition(
-    condition: Tensor, draws: Tensor, *, luma_channels: int, everything: float, features: float
-) -> Tensor:
-    """Hide the condition of some photos, wholly or in part, so that one network also learns to predict without it.
+def drop_condition(condition: Tensor, draws: Tensor, share: float) -> Tensor:
+    """Hide the condition ``[B, C, h, w]`` of a share of the photos: it becomes 0 where ``draws`` ``[B]`` are below it.
 
-    Guidance (Ho & Salimans 2022) needs both predictions: what the condition adds is their difference.
-
-    Args:
-        condition: ``[B, C, h, w]``, lightness first; hidden channels become 0.
-        draws: uniform in [0, 1), ``[B]``.
-        luma_channels: how many of the C channels are lightness; the others are the image encoder's features.
-        everything: share of photos of which everything is hidden.
-        features: share of photos of which only the features are hidden.
+    So one network also learns to predict without it. Guidance (Ho & Salimans 2022) needs both predictions.
     """
-    feature_channels = condition.shape[1] - luma_channels
-    luma_kept = (draws >= everything)[:, None].expand(-1, luma_channels)
-    features_kept = (draws >= everything + features)[:, None].expand(-1, feature_channels)
-    kept = torch.cat((luma_kept, features_kept), dim=1)
-    return condition * kept[..., None, None]
+    kept = draws >= share
+    return condition * kept[..., None, None, None]

@@ -194,21 +194,12 @@ class ObjectiveOptions(Group):
     condition_dropout: float = option(
         0.0, "share of training photos whose condition is hidden, for guidance", least=0, below=1, fixed=True
     )
-    feature_dropout: float = option(
-        0.0, "share of training photos whose features of the image encoder are hidden, but not their lightness",
-        least=0, below=1, fixed=True,
-    )  # fmt: skip
 
     def check(self) -> None:
         if self.objective != "diffusion":
-            for name in ("snr_gamma", "condition_dropout", "feature_dropout"):
+            for name in ("snr_gamma", "condition_dropout"):
                 if getattr(self, name):
                     raise ValueError(f"--{name} serves --objective diffusion, not {self.objective}; leave it out")
-        if self.condition_dropout + self.feature_dropout >= 1:
-            raise ValueError(
-                f"--condition_dropout {self.condition_dropout} and --feature_dropout {self.feature_dropout} must sum "
-                "to less than 1, to leave some photos whole"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
