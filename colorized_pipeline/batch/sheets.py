@@ -1,7 +1,7 @@
 """Pictures about results: sheets of pictures side by side, and the map of uncertainty with its colour bar."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -105,6 +105,22 @@ def paint_sheet(
                 draw.text((left, top + picture.height + 2), captions[row][column], fill="black", font=font)
         top += height
     return sheet
+
+
+def paint_columns(columns: Mapping[str, Sequence[torch.Tensor]], names: Sequence[str], *, edge: int) -> Image.Image:
+    """A sheet with a row a photo, sRGB ``[3, H, W]`` each; two photos in a row if there are only two columns.
+
+    Args:
+        columns: kinds of pictures by what they are called; the first is captioned by ``names`` of the photos.
+        edge: longer edge of each picture, pixels.
+    """
+    tiles, captions = [], []
+    for name, *pictures in zip(names, *columns.values(), strict=True):
+        height, width = (round(length * edge / max(pictures[0].shape)) for length in pictures[0].shape[-2:])
+        tiles += [to_image(picture).resize((width, height)) for picture in pictures]
+        captions += [name, *list(columns)[1:]]
+    in_a_row = 4 if len(columns) == 2 else len(columns)
+    return paint_sheet(in_rows(tiles, in_a_row), captions=in_rows(captions, in_a_row))
 
 
 def in_rows(items: Sequence[T], columns: int) -> list[Sequence[T]]:

@@ -13,7 +13,7 @@ from .options import PipelineArgument, Precision, command
 @command
 def push(
     checkpoint: PipelineArgument,
-    repo_id: Annotated[str, typer.Argument(help="Repository on the Hub: user/name.", show_default=False)],
+    repo_id: Annotated[str, typer.Argument(help="Repository on the Hub: user/name.")],
     card: Annotated[
         Path | None,
         typer.Option(help="Model card, with {{ repo_id }} for the repository's name; made from the run if not given."),
@@ -59,8 +59,7 @@ def push(
 @command
 def export(
     checkpoint: Annotated[
-        str | None,
-        typer.Argument(help="Pipeline folder or Hub name; the one in the package if not given.", show_default=False),
+        str | None, typer.Argument(help="Pipeline folder or Hub name; the one in the package if not given.")
     ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for the network, made if needed; must be empty.")
@@ -71,9 +70,7 @@ def export(
     ] = "onnx",
     precision: Annotated[
         Precision | None,
-        typer.Option(
-            help="onnx: float32. openvino: bfloat16 (used where the processor has it) or float32.", show_default=False
-        ),
+        typer.Option(help="onnx: float32. openvino: bfloat16 (used where the processor has it) or float32."),
     ] = None,
 ) -> None:
     r"""Write the network for a faster program on processors, and check that its output equals PyTorch's.

@@ -38,9 +38,7 @@ class Files:
 
     output: Annotated[
         Path,
-        typer.Option(
-            "--output", "-o", help="Result file (for one photo) or folder, made if needed.", show_default=False
-        ),
+        typer.Option("--output", "-o", help="Result file (for one photo) or folder, made if needed."),
     ]
     recursive: Annotated[
         bool,
@@ -70,8 +68,7 @@ class Files:
         str | None,
         typer.Option(
             help="Share the work among the machines of a Ray cluster: auto, if this machine belongs to one, or "
-            "HOST:PORT. Folders in folders too, as by --recursive. Needs the package's extra cluster.",
-            show_default=False,
+            "HOST:PORT. Folders in folders too, as by --recursive. Needs the package's extra cluster."
         ),
     ] = None
 
@@ -150,32 +147,28 @@ class Known:
         list[str] | None,
         typer.Option(
             help="A colour you know, for a single photo: X,Y,RADIUS:COLOUR or LEFT,TOP,RIGHT,BOTTOM:COLOUR in pixels "
-            'of the upright photo, COLOUR a CSS name, #hex or lab(L a b), e.g. "120,80,25:#8a3b2e". Repeatable.',
-            show_default=False,
+            'of the upright photo, COLOUR a CSS name, #hex or lab(L a b), e.g. "120,80,25:#8a3b2e". Repeatable.'
         ),
     ] = None
     hint_mask: Annotated[
         Path | None,
         typer.Option(
             help="Colours you know, as a picture of the photo's size: painted where known, and transparent (or black, "
-            "if it has no transparency) elsewhere.",
-            show_default=False,
+            "if it has no transparency) elsewhere."
         ),
     ] = None
     reference: Annotated[
         Path | None,
         typer.Option(
             help="A colour photo, e.g. of the same place, whose palette results get; or a folder of such, each for "
-            "the photo of its name.",
-            show_default=False,
+            "the photo of its name."
         ),
     ] = None
     consistent: Annotated[
         Literal["alike", "folder"] | None,
         typer.Option(
             help="One set of colours for photos of a folder that show the same (alike), or for all of a folder "
-            "(folder): what the first one shows gets its colours in the others.",
-            show_default=False,
+            "(folder): what the first one shows gets its colours in the others."
         ),
     ] = None
 
@@ -227,12 +220,9 @@ class Labels:
         bool, typer.Option("--mark", help='Write "colorized" into the lower right corner, legible at 250 pixels.')
     ] = False
     c2pa_certificate: Annotated[
-        Path | None,
-        typer.Option(help="Certificate chain (PEM) to sign results with, as C2PA manifests.", show_default=False),
+        Path | None, typer.Option(help="Certificate chain (PEM) to sign results with, as C2PA manifests.")
     ] = None
-    c2pa_key: Annotated[
-        Path | None, typer.Option(help="Private key (PEM) of the certificate.", show_default=False)
-    ] = None
+    c2pa_key: Annotated[Path | None, typer.Option(help="Private key (PEM) of the certificate.")] = None
 
     def __post_init__(self) -> None:
         if bool(self.c2pa_certificate) != bool(self.c2pa_key):
@@ -252,16 +242,14 @@ class Beside:
     sheet: Annotated[
         list[SheetFormat] | None,
         typer.Option(
-            help="Also OUTPUT-sheet: grey and colour side by side, with caption, source and a mark. Repeatable.",
-            show_default=False,
+            help="Also OUTPUT-sheet: grey and colour side by side, with caption, source and a mark. Repeatable."
         ),
     ] = None
     layers: Annotated[
         list[LayerFormat] | None,
         typer.Option(
             help="Also OUTPUT-layers for Photoshop, GIMP or Krita: the scan, the colours as a layer, variants and "
-            "uncertainty as hidden layers. psd needs the package's extra publish. Repeatable.",
-            show_default=False,
+            "uncertainty as hidden layers. psd needs the package's extra publish. Repeatable."
         ),
     ] = None
 
@@ -299,15 +287,12 @@ class Network:
         Precision | None,
         typer.Option(
             help="Of the network's arithmetic, float32 if not given; bfloat16 is faster where the processor has it, "
-            "and all but the same colours.",
-            show_default=False,
+            "and all but the same colours."
         ),
     ] = None
     engine: Annotated[
         Path | None,
-        typer.Option(
-            help='Folder of "colorized export": that program runs the network, on the processor.', show_default=False
-        ),
+        typer.Option(help='Folder of "colorized export": that program runs the network, on the processor.'),
     ] = None
     batch_size: Annotated[
         int | None,
@@ -316,7 +301,6 @@ class Network:
             max=256,
             help="Photos the network sees at once; more suits a GPU. It moves colours in the fifth digit, so it is "
             "part of the label. 1 for a single photo, 4 for several if not given.",
-            show_default=False,
         ),
     ] = None
 
@@ -411,9 +395,7 @@ class Order:
 def colorize(
     photos: Annotated[
         list[str],
-        typer.Argument(
-            help="Photo files, folders of photos, or IIIF manifests: web addresses or .json files.", show_default=False
-        ),
+        typer.Argument(help="Photo files, folders of photos, or IIIF manifests: web addresses or .json files."),
     ],
     files: Files,
     colors: Colors,

@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-    from torch import Tensor
-
     from ..evaluation.photos import PhotoSet
     from ..evaluation.report import Extent
     from ..training.sources import PhotoSource
@@ -65,8 +62,7 @@ class Drawing:
     guidance: Guidance = None
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0
     precision: Annotated[
-        Precision,
-        typer.Option(help="Of the networks' arithmetic; bfloat16 is faster, and all but the same colours."),
+        Precision, typer.Option(help="Of the networks' arithmetic; bfloat16 is faster, and all but the same colours.")
     ] = "float32"
 
 
@@ -76,10 +72,7 @@ class Measures:
 
     beside: Annotated[
         list[str] | None,
-        typer.Option(
-            help="NAME=CHECKPOINT: another checkpoint in the tables, e.g. twin=runs/twin/best. Repeatable.",
-            show_default=False,
-        ),
+        typer.Option(help="NAME=CHECKPOINT: another checkpoint in the tables, e.g. twin=runs/twin/best. Repeatable."),
     ] = None
     own_code: Annotated[
         bool,
@@ -112,8 +105,7 @@ class Measures:
 @command
 def evaluate(
     photos: Annotated[
-        list[str],
-        typer.Argument(help="Colour photos: a folder, parquet files, or a dataset on the Hub.", show_default=False),
+        list[str], typer.Argument(help="Colour photos: a folder, parquet files, or a dataset on the Hub.")
     ],
     chosen: Photos,
     drawing: Drawing,
@@ -165,13 +157,9 @@ def evaluate(
 
 @command
 def sheet(
-    photos: Annotated[
-        list[str], typer.Argument(help="A folder of photos, or parquet files; grey or colour.", show_default=False)
-    ],
+    photos: Annotated[list[str], typer.Argument(help="A folder of photos, or parquet files; grey or colour.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Picture; with several pages NAME-1, NAME-2, ...")],
-    where: Annotated[
-        str | None, typer.Option(help="COLUMN=VALUE: only these photos, e.g. source=utkface.", show_default=False)
-    ] = None,
+    where: Annotated[str | None, typer.Option(help="COLUMN=VALUE: only these photos, e.g. source=utkface.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many photos.")] = None,
     edge: Annotated[int, typer.Option(min=16, help="Longer edge of each picture, pixels.")] = 400,
     per_page: Annotated[int, typer.Option(min=1, help="Photos on a page.")] = 8,
@@ -179,9 +167,7 @@ def sheet(
     guidance: Guidance = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
     checkpoint: Checkpoint = None,
-    beside: Annotated[
-        list[str] | None, typer.Option(help="NAME=CHECKPOINT: its colours too. Repeatable.", show_default=False)
-    ] = None,
+    beside: Annotated[list[str] | None, typer.Option(help="NAME=CHECKPOINT: its colours too. Repeatable.")] = None,
     device: Device = None,
 ) -> None:
     r"""Show photos grey, colorized and, where they have colours, true, on pages large enough to judge faces.
@@ -194,7 +180,7 @@ def sheet(
         raise ImportError(f"{error}; sheets need: pip install 'colorized[train]'") from error
     import torch
 
-    from ..batch.sheets import in_rows
+    from ..batch.sheets import in_rows, paint_columns
     from ..diffusion.color import lab_to_rgb, lightness_to_gray
     from ..loading import load_pipeline, quieten_libraries
     from ..training.index import NEARLY_GRAY
@@ -219,7 +205,7 @@ def sheet(
         names = [f"{index} {Path(source.name(index)).name}" for index in page]
         target = output if len(pages) == 1 else output.with_stem(f"{output.stem}-{number}")
         target.parent.mkdir(parents=True, exist_ok=True)
-        _paint(columns, names, edge=edge).save(target)
+        paint_columns(columns, names, edge=edge).save(target)
         show(str(target))
 
 
@@ -233,16 +219,3 @@ def _choose(source: "PhotoSource", where: str | None) -> list[int]:
     if not chosen:
         raise ValueError(f"--where {where}: no photo has {value!r} in column {column!r}")
     return chosen
-
-
-def _paint(columns: "dict[str, list[Tensor]]", names: list[str], *, edge: int) -> "Image":
-    """A row a photo, sRGB ``[3, H, W]`` each; two photos in a row if there are only two columns."""
-    from ..batch.sheets import in_rows, paint_sheet, to_image
-
-    tiles, captions = [], []
-    for name, *pictures in zip(names, *columns.values(), strict=True):
-        height, width = (round(length * edge / max(pictures[0].shape)) for length in pictures[0].shape[-2:])
-        tiles += [to_image(picture).resize((width, height)) for picture in pictures]
-        captions += [name, *list(columns)[1:]]
-    in_a_row = 4 if len(columns) == 2 else len(columns)
-    return paint_sheet(in_rows(tiles, in_a_row), captions=in_rows(captions, in_a_row))

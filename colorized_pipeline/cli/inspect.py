@@ -11,16 +11,12 @@ from .options import command
 
 @command
 def inspect(
-    photo: Annotated[Path, typer.Argument(help="A photo, colorized or not.", show_default=False)],
+    photo: Annotated[Path, typer.Argument(help="A photo, colorized or not.")],
     gray: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write the photo's lightness as a grey PNG or TIFF: what the scan showed.", show_default=False
-        ),
+        Path | None, typer.Option(help="Write the photo's lightness as a grey PNG or TIFF: what the scan showed.")
     ] = None,
     source: Annotated[
-        Path | None,
-        typer.Option(help="The scan it was made from: compare its hash and its lightness.", show_default=False),
+        Path | None, typer.Option(help="The scan it was made from: compare its hash and its lightness.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that --gray names.")] = False,
 ) -> None:

@@ -28,7 +28,7 @@ Guidance = Annotated[
         "not given.",
     ),
 ]
-PipelineArgument = Annotated[Path, typer.Argument(help="Pipeline folder, e.g. runs/mine/best.", show_default=False)]
+PipelineArgument = Annotated[Path, typer.Argument(help="Pipeline folder, e.g. runs/mine/best.")]
 
 
 Precision = Literal["float32", "bfloat16"]

@@ -11,28 +11,18 @@ from .options import command
 
 @command
 def publish(
-    colors: Annotated[
-        Path, typer.Argument(help='Output folder of "colorized colorize".', show_default=False, file_okay=False)
-    ],
-    source: Annotated[
-        Path, typer.Option(help="Folder of the scans that the colours were made from.", show_default=False)
-    ],
+    colors: Annotated[Path, typer.Argument(help='Output folder of "colorized colorize".', file_okay=False)],
+    source: Annotated[Path, typer.Option(help="Folder of the scans that the colours were made from.")],
     base_url: Annotated[
-        str,
-        typer.Option(
-            help="Address that the site will have, such as https://archive.example/photos.", show_default=False
-        ),
+        str, typer.Option(help="Address that the site will have, such as https://archive.example/photos.")
     ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the site: new, or of a site before.", show_default=False)
-    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the site: new, or of a site before.")],
     title: Annotated[str, typer.Option(help="Title of the site.")] = "Photographs with colours by a model",
     rights: Annotated[
         str | None,
         typer.Option(
             help="URI of a licence or rights statement, for photos whose metadata name none: of creativecommons.org "
-            "or rightsstatements.org.",
-            show_default=False,
+            "or rightsstatements.org."
         ),
     ] = None,
 ) -> None:

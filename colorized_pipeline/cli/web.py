@@ -76,7 +76,6 @@ def serve_api(
             envvar="COLORIZED_TOKEN",
             help="What requests must carry as Authorization: Bearer TOKEN. Better given by the environment, where "
             "other users of the machine don't see it.",
-            show_default=False,
         ),
     ] = "",
     max_megapixels: Megapixels = 40.0,
