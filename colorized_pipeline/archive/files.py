@@ -111,7 +111,9 @@ class _Passed:
         return notes
 
 
-def find_photos(inputs: Sequence[Path], *, recursive: bool = False, output: Path | None = None) -> Found:
+def find_photos(
+    inputs: Sequence[Path], *, recursive: bool = False, output: Path | None = None, may_be_none: bool = False
+) -> Found:
     """Files as given, and the photos in each folder by their suffix, sorted.
 
     Hidden files and folders, those of operating systems and network stores, and results of other runs are passed over.
@@ -119,6 +121,7 @@ def find_photos(inputs: Sequence[Path], *, recursive: bool = False, output: Path
     Args:
         inputs: files and folders. The tree of one folder keeps its names; of several, each is under its own name.
         recursive: go into folders in folders, but not into linked ones, and not into ``output``.
+        may_be_none: a folder may hold no photo yet.
 
     Raises:
         FileNotFoundError: if an input doesn't exist.
@@ -134,7 +137,7 @@ def find_photos(inputs: Sequence[Path], *, recursive: bool = False, output: Path
             continue
         root = Path(path.resolve().name) if recursive and len(inputs) > 1 else Path()
         inside = _walk(path, output, passed, recursive=recursive)
-        if not inside:
+        if not (inside or may_be_none):
             raise ValueError(
                 "; ".join(
                     [f"{path}: no photo in this folder (known: {' '.join(sorted(PHOTO_SUFFIXES))})", *passed.notes()]

@@ -27,7 +27,11 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    """Plausible colours for grey photographs, by conditional diffusion. The colours are invented: label them."""
+    """Plausible colours for grey photographs, by conditional diffusion. The colours are invented: label them.
+
+    Exit status: 0 all is done; 1 some photos couldn't be done, and are named; 2 nothing was begun, and why is
+    said; 130 interrupted. NO_COLOR turns the colours of messages off.
+    """
 
 
 _PHOTOS, _CHECKPOINTS = "Photographs", "Checkpoints"

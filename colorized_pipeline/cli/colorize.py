@@ -1,21 +1,24 @@
 """``colorized colorize``: photos and folders of photos."""
 
+import json
 import math
 import os
+import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import partial
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .console import printable, say
+from .console import printable, say, show
 from .options import Checkpoint, Device, Guidance, Precision, Steps, command
 
 if TYPE_CHECKING:
@@ -38,7 +41,11 @@ class Files:
 
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="Result file (for one photo) or folder, made if needed."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Result file (for one photo) or folder, made if needed; - writes it to standard output.",
+        ),
     ]
     recursive: Annotated[
         bool,
@@ -71,10 +78,33 @@ class Files:
             "HOST:PORT. Folders in folders too, as by --recursive. Needs the package's extra cluster."
         ),
     ] = None
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Stay, and colorize what comes into the folders, such as a scanner's; Ctrl-C ends it. Folders in "
+            "folders too, as by --recursive. Needs the package's extra watch.",
+        ),
+    ] = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say which file each photo would go into, and do nothing.")
+    ] = False
+    json_lines: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="For scripts: a line of JSON for each photo on standard output, all else on standard error."
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
-        if self.ray and not find_spec("ray"):
-            raise ImportError("--ray needs one more package: pip install 'colorized[cluster]'")
+        for option, wanted, package, extra in (
+            ("--ray", self.ray, "ray", "cluster"),
+            ("--watch", self.watch, "watchfiles", "watch"),
+        ):
+            if wanted and not find_spec(package):
+                raise ImportError(f"{option} needs one more package: pip install 'colorized[{extra}]'")
+        if self.watch and (self.ray or self.shard != "0/1" or int(os.environ.get("WORLD_SIZE", "1")) > 1):
+            raise ValueError("--watch works in one process: leave out --ray, --shard, torchrun and accelerate")
 
 
 @dataclass(frozen=True)
@@ -277,7 +307,7 @@ class Beside:
         return ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Network:
     """The network and what runs it."""
 
@@ -308,6 +338,7 @@ class Network:
         if self.engine and (self.precision or self.device not in (None, "cpu")):
             raise ValueError("--engine has its own precision and runs on the cpu: leave out --precision and --device")
 
+    @lru_cache(maxsize=1)  # noqa: B019 (of one run, which may look at photos first, or watch a folder)
     def load(self, device: str | None) -> "tuple[ColorizationPipeline, dict[str, Any]]":
         """The pipeline, and for the label: its digest, and the program and precision that run its UNet, in words."""
         import torch
@@ -345,8 +376,24 @@ class Order:
     labels: Labels
     beside: Beside
     network: Network
-    alone: bool
-    folder: Path | None
+    alone: bool = False
+    folder: Path | None = None
+
+    def of(self, jobs: "Sequence[Job]") -> "Order":
+        """This one for these photos."""
+        alone, in_folder = len(jobs) == 1, jobs[0].target != self.files.output
+        folder = self.files.output if self.files.recursive or in_folder else None
+        return replace(self, alone=alone and not self.files.recursive, folder=folder)
+
+    def results(self, target: Path) -> list[Path]:
+        """Every file that comes of a photo whose result is called ``target``."""
+        return [*self.variants.results()(target), *self.beside.files(target)]
+
+    def show_line(self, outcome: "Outcome") -> None:
+        """A photo's outcome as a line of JSON on standard output."""
+        made = [str(file) for file in self.results(outcome.job.target)] if outcome.state != "failed" else []
+        line = {"source": str(outcome.job.source), "state": outcome.state, "results": made, "notes": outcome.notes}
+        typer.echo(json.dumps(line | ({"error": outcome.message} if outcome.message else {})))
 
     def open(self, device: str | None) -> "Callable[..., Batch]":
         """Load the network; gives :class:`Batch` but for the manifest, the temporary folder and the cores."""
@@ -411,35 +458,86 @@ def colorize(
     "torchrun" or "accelerate launch" the processes share the work.
     """
     from ..archive.files import find_photos
-    from ..batch.shards import take_part
 
     if network.engine and (known.hint or known.hint_mask):
         raise ValueError("hints need derivatives of the network, which --engine hasn't: leave it out")
     labels.make_signer()  # what is wrong with it is said before the work
-    hints = known.read_hints()
-    files = replace(files, recursive=files.recursive or files.ray is not None)
-    inputs, origins, missing = _fetch(photos, files.output)
-    found = find_photos(inputs, recursive=files.recursive, output=files.output)
-    jobs = _plan(found, inputs, files, variants, beside)
-    jobs = [replace(job, origin=origins.get(job.source, {})) for job in jobs]
-    jobs = known.add(jobs, network, colors, files)
-    if hints and len(jobs) != 1:
-        raise ValueError(f"--hint and --hint-mask are places on one photo, and here are {len(jobs)}: give one")
-    part = take_part(jobs, shard=files.shard, device=network.device)
-    order = Order(
-        *(files, colors, variants, known, labels, beside, network),
-        alone=len(jobs) == 1 and not files.recursive,
-        folder=files.output if files.recursive or jobs[0].target != files.output else None,
-    )
-    counts = _run(order, part, notes=found.notes)
-    if part.is_first:
-        where = files.output if files.recursive or len(jobs) > 1 else variants.results()(jobs[0].target)[0]
-        typer.echo(_summary(counts, len(jobs) if part.total is None else part.total, where))
-    if counts["failed"] or missing:
+    files = replace(files, recursive=files.recursive or files.watch or files.ray is not None)
+    failed, order = 0, Order(files, colors, variants, known, labels, beside, network)
+    with _pipes(photos, order) as (photos, order):
+        files = order.files
+        inputs, origins, missing = _fetch(photos, files)
+        for _ in _changes(inputs, files.output) if files.watch else [None]:
+            found = find_photos(inputs, recursive=files.recursive, output=files.output, may_be_none=files.watch)
+            jobs = _plan(found, inputs, order)
+            jobs = [replace(job, origin=origins.get(job.source, {})) for job in jobs]
+            if files.dry_run:
+                failed = _show_plan(jobs)
+                break
+            jobs = known.add(jobs, network, colors, files)
+            if jobs:
+                failed = _run(order.of(jobs), jobs, notes=found.notes)
+    if failed or missing:
         raise typer.Exit(1)
 
 
-def _fetch(photos: list[str], output: Path) -> tuple[list[Path], dict[Path, dict[str, str]], int]:
+@contextmanager
+def _pipes(photos: list[str], order: Order) -> "Iterator[tuple[list[str], Order]]":
+    """The arguments with files in place of ``-``: standard input, and standard output when the block is left."""
+    from ..archive.files import result_suffix, suffix_for
+
+    files, into_pipe = order.files, order.files.output == Path("-")
+    if "-" not in photos and not into_pipe:
+        yield photos, order
+        return
+    if len(photos) > 1 or files.recursive:
+        raise ValueError("- stands for one photo: give no others, and no --recursive, --watch or --ray")
+    if into_pipe and len(order.results(Path("x.png"))) > 1:
+        raise ValueError("-o - holds one file, and these options make several: give a folder")
+    with tempfile.TemporaryDirectory(prefix="colorized-") as folder:
+        photo = Path(photos[0])
+        if photos == ["-"]:
+            photo = Path(folder, "stdin")
+            photo.write_bytes(sys.stdin.buffer.read())
+            photo = photo.rename(photo.with_suffix(suffix_for(photo)))
+        if not into_pipe:
+            yield [str(photo)], order
+            return
+        suffix = result_suffix(photo) if files.file_format == "same" else f".{files.file_format}"
+        result = Path(folder, f"stdout{suffix}")
+        with redirect_stdout(sys.stderr):  # nothing but the photo goes there
+            yield [str(photo)], replace(order, files=replace(files, output=result))
+        if result.exists():
+            sys.stdout.buffer.write(result.read_bytes())
+            sys.stdout.buffer.flush()
+
+
+def _changes(folders: list[Path], output: Path) -> "Iterator[None]":
+    """At once, and whenever something has come into the folders and nothing more came for two seconds."""
+    from watchfiles import watch
+
+    hidden, first = str(output.resolve()), True
+    for changes in watch(
+        *folders,
+        watch_filter=lambda _, path: not str(Path(path).resolve()).startswith(hidden),
+        step=2000,
+        debounce=3_600_000,
+        rust_timeout=2000,
+        yield_on_timeout=True,
+    ):
+        if changes or first:
+            yield
+        first = False
+
+
+def _show_plan(jobs: "list[Job]") -> int:
+    """Says where each photo would go; returns how many can't."""
+    for job in jobs:
+        show(f"{job.source} -> {job.refusal or job.target}")
+    return sum(bool(job.refusal) for job in jobs)
+
+
+def _fetch(photos: list[str], files: Files) -> tuple[list[Path], dict[Path, dict[str, str]], int]:
     """The inputs as files and folders, what is known of the origin of fetched ones, and how many couldn't be had."""
     from ..publish.source import fetch_photos, is_manifest
 
@@ -450,7 +548,9 @@ def _fetch(photos: list[str], output: Path) -> tuple[list[Path], dict[Path, dict
         if not is_manifest(photo):
             inputs.append(Path(photo))
             continue
-        for fetched in fetch_photos(photo, output.with_name(f"{output.name}-sources")):
+        if files.dry_run:
+            raise ValueError(f"{photo}: what a IIIF manifest names must be fetched: leave out --dry-run")
+        for fetched in fetch_photos(photo, files.output.with_name(f"{files.output.name}-sources")):
             for problem in fetched.problems:
                 say(f"Error: {problem}")
             missing += len(fetched.problems)
@@ -461,22 +561,34 @@ def _fetch(photos: list[str], output: Path) -> tuple[list[Path], dict[Path, dict
     return inputs, origins, missing
 
 
-def _plan(found: "Found", photos: list[Path], files: Files, variants: Variants, beside: Beside) -> "list[Job]":
+def _plan(found: "Found", photos: list[Path], order: Order) -> "list[Job]":
     from ..archive.files import plan_jobs
 
+    files = order.files
     suffix = "" if files.file_format == "same" else f".{files.file_format}"
     return plan_jobs(
-        found,
-        files.output,
-        inputs=photos,
-        recursive=files.recursive,
-        suffix=suffix,
-        results=lambda target: [*variants.results()(target), *beside.files(target)],
+        found, files.output, inputs=photos, recursive=files.recursive, suffix=suffix, results=order.results
     )
 
 
-def _run(order: Order, part: "Part", *, notes: "Sequence[str]") -> Counter[str]:
-    """Colorize this process's part, here or on a cluster; returns how many were done, skipped, failed in all."""
+def _run(order: Order, jobs: "list[Job]", *, notes: "Sequence[str]") -> int:
+    """Colorize this process's part of the photos, and say how it went; returns how many failed in all."""
+    from ..batch.shards import take_part
+
+    hints, files = order.known.read_hints(), order.files
+    if hints and len(jobs) != 1:
+        raise ValueError(f"--hint and --hint-mask are places on one photo, and here are {len(jobs)}: give one")
+    part = take_part(jobs, shard=files.shard, device=order.network.device)
+    counts = _work(order, part, notes=notes)
+    if part.is_first and (counts["done"] or counts["failed"] or not files.watch):
+        where = order.results(jobs[0].target)[0] if len(jobs) == 1 and not files.recursive else files.output
+        summary = _summary(counts, len(jobs) if part.total is None else part.total, where)
+        typer.echo(summary, err=files.json_lines)
+    return counts["failed"]
+
+
+def _work(order: Order, part: "Part", *, notes: "Sequence[str]") -> Counter[str]:
+    """Here or on a cluster; returns how many were done, skipped, failed in all."""
     from ..batch.manifest import Manifest, partial_folder
 
     with ExitStack() as stack:
@@ -491,17 +603,18 @@ def _run(order: Order, part: "Part", *, notes: "Sequence[str]") -> Counter[str]:
             device = "cpu" if order.network.engine else order.network.device
             stack.enter_context(join_cluster(files.ray))
             shared = run_on_cluster(part.jobs, order, output=files.output, temporary=temporary, device=device)
-            return _follow(lambda _: shared, part, notes=notes)
+            return _follow(lambda _: shared, order, part, notes=notes)
         make_batch = order.open(part.device)
         if files.recursive:
             manifest = stack.enter_context(Manifest(files.output, part=part.name))
         batch = make_batch(manifest=manifest, temporary=temporary)
         steps = batch.settings.steps * math.ceil(batch.settings.variants / batch.settings.batch_size)
-        return _follow(lambda step: order.run(batch, part.jobs, on_step=step), part, notes=notes, steps=steps)
+        return _follow(lambda step: order.run(batch, part.jobs, on_step=step), order, part, notes=notes, steps=steps)
 
 
 def _follow(
     start: "Callable[[Callable[[], object] | None], Iterator[Outcome]]",
+    order: Order,
     part: "Part",
     *,
     notes: "Sequence[str]",
@@ -511,6 +624,7 @@ def _follow(
 
     Args:
         start: begins the work, given what is to be called at each step of a single photo.
+        order: what is done.
         notes: on the photos that were found.
         steps: of a single photo, if they are to be shown.
     """
@@ -536,6 +650,8 @@ def _follow(
                 say(f"Note: {note}")
             if outcome.state == "failed":
                 say(f"Error: {outcome.message}")
+            if order.files.json_lines:
+                order.show_line(outcome)
     counts = part.sum(counts)
     counts["milliseconds"] = round((time.monotonic() - started) * 1000)
     return counts

@@ -1,0 +1,104 @@
+"""The command among other programs: pipes, lines of JSON, dry runs, a watched folder, exit statuses, colours."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from skimage import data as skimage_data
+
+PROGRAM = (sys.executable, "-m", "colorized_pipeline")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    Image.fromarray(skimage_data.camera()).resize((60, 44)).save("grey.png")
+    Image.open("grey.png").save("grey.jpg")
+    Path("bad.jpg").write_text("not a photo")
+    return tmp_path
+
+
+def run(*words: str | Path, given: bytes = b"", **environment: str) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run([*PROGRAM, *words], input=given, capture_output=True, env=os.environ | environment)
+
+
+def test_a_photo_through_pipes(here: Path, checkpoint: Path) -> None:
+    options = ("--checkpoint", checkpoint)
+    done = run("colorize", "-", "-o", "-", *options, given=Path("grey.jpg").read_bytes())
+    assert done.returncode == 0 and b"1 of 1 photos colorized" in done.stderr
+    assert run("colorize", "-", "-o", "colour.jpg", *options, given=Path("grey.jpg").read_bytes()).returncode == 0
+    assert done.stdout == Path("colour.jpg").read_bytes()
+    done = run("colorize", "grey.png", "-o", "-", "--format", "tif", *options)
+    assert done.returncode == 0 and done.stdout.startswith((b"II*\0", b"MM\0*"))
+    done = run("colorize", "-", "-o", "-", *options, given=b"not a photo")
+    assert (done.returncode, done.stdout) == (1, b"") and b"can't be read as a photo" in done.stderr
+    for words, message in (
+        (("-", "grey.png", "-o", "out"), b"- stands for one photo"),
+        (("grey.png", "-o", "-", "--variants", "2"), b"-o - holds one file"),
+    ):
+        done = run("colorize", *words, *options)
+        assert (done.returncode, done.stdout) == (2, b"") and message in done.stderr
+
+
+def test_lines_of_json(here: Path, checkpoint: Path) -> None:
+    words = ("colorize", "grey.png", "bad.jpg", "-o", "out", "--variants", "2", "--sheet", "jpg", "--json")
+    done = run(*words, "--checkpoint", checkpoint)
+    assert done.returncode == 1 and b"1 of 2 photos colorized" in done.stderr
+    lines = sorted((json.loads(line) for line in done.stdout.splitlines()), key=lambda line: line["source"])
+    assert [line["state"] for line in lines] == ["failed", "done"]
+    assert lines[0]["results"] == [] and lines[0]["error"].startswith("bad.jpg: can't be read")
+    assert len(lines[1]["results"]) == 4 and all(Path(file).is_file() for file in lines[1]["results"])
+
+
+def test_a_dry_run_does_nothing(here: Path) -> None:
+    done = run("colorize", "grey.png", "grey.jpg", "-o", "out", "--dry-run", "--checkpoint", "nowhere")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode().split() == ["grey.png", "->", "out/grey.png", "grey.jpg", "->", "out/grey.jpg"]
+    done = run("colorize", "grey.png", "-o", ".", "--dry-run")
+    assert done.returncode == 1 and b"inputs are never overwritten" in done.stdout
+    assert not Path("out").exists()
+
+
+def test_a_watched_folder(here: Path, checkpoint: Path) -> None:
+    Path("scans/box").mkdir(parents=True)
+    shutil.copy("grey.png", "scans/first.png")
+    words = ("colorize", "scans", "-o", "scans/colour", "--watch", "--json", "--checkpoint", str(checkpoint))
+    with subprocess.Popen([*PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        try:
+            assert program.stdout and program.stderr
+            assert json.loads(program.stdout.readline())["source"] == "scans/first.png"
+            content = Path("grey.jpg").read_bytes()
+            with Path("scans/box/slow.jpg").open("wb") as scanner:  # slower than the watcher looks, but never silent
+                for start in range(0, len(content), len(content) // 4):
+                    scanner.write(content[start : start + len(content) // 4])
+                    scanner.flush()
+                    time.sleep(0.8)
+            states = []
+            while not states or states[-1]["source"] != "scans/box/slow.jpg":
+                states.append(json.loads(program.stdout.readline()))
+            assert {state["state"] for state in states} <= {"done", "skipped"}
+            program.send_signal(signal.SIGINT)
+            assert program.wait(30) == 130 and "Interrupted" in program.stderr.read()
+        finally:
+            program.kill()
+    made = {file.relative_to("scans/colour").as_posix() for file in Path("scans/colour").rglob("*.[jp]*g")}
+    assert made == {"first.png", "box/slow.jpg"}
+    done = run("colorize", "scans", "-o", "out", "--watch", "--shard", "0/2")
+    assert done.returncode == 2 and b"--watch works in one process" in done.stderr
+
+
+def test_messages_without_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    terminal = {"FORCE_COLOR": "1", "TERM": "xterm-256color"}
+    colored, plain = run("--help", **terminal).stdout, run("--help", **terminal, NO_COLOR="1").stdout
+    assert b"Exit status" in colored and re.search(rb"\x1b\[[\d;]*3\d", colored)
+    assert b"Exit status" in plain and not re.search(rb"\x1b\[[\d;]*3\d", plain)
