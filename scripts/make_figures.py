@@ -1,4 +1,4 @@
-"""Make the pictures of the README from the shipped checkpoint and photographs that scikit-image ships.
+"""Make the picture of the README from the shipped checkpoint and the example photographs of the package.
 
 python scripts/make_figures.py          (or: make figures)
 """
@@ -8,30 +8,25 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from skimage import data
 
-from colorized_pipeline import load_default
+from colorized_pipeline import EXAMPLES, load_default
 from colorized_pipeline.batch.sheets import paint_sheet
 
-PHOTOS = ("camera", "rocket", "coffee", "astronaut")
-SEEDS = (0, 1, 2)
+PHOTOS = ("nurse", "family", "street", "astronaut")
+SEEDS = (0, 1)
 HEIGHT = 240
 
 
 def column(name: str) -> list[tuple[str, Image.Image]]:
-    """Captioned pictures of one photo: grey, one result a seed, and the colour original where there is one."""
-    original = Image.fromarray(getattr(data, name)())
-    size = (round(original.width * HEIGHT / original.height), HEIGHT)
-    gray = original.convert("L")
+    """Captioned pictures of one photo: grey, and one result a seed."""
+    photo = next(path for path in EXAMPLES if path.stem == name)
     pipe = load_default()
     pipe.set_progress_bar_config(disable=True)
-    pictures = [("grey", gray.convert("RGB"))]
+    pictures = [("grey", Image.open(photo).convert("RGB"))]
     for seed in SEEDS:
-        result = pipe(gray, generator=torch.Generator().manual_seed(seed)).images[0]
+        result = pipe(photo, generator=torch.Generator().manual_seed(seed)).images[0]
         pictures.append((f"seed {seed}", result))
-    pictures.append(
-        ("original", original) if original.mode == "RGB" else ("no colour original", Image.new("RGB", size, "white"))
-    )
+    size = (round(result.width * HEIGHT / result.height), HEIGHT)
     return [(caption, picture.resize(size, Image.Resampling.LANCZOS)) for caption, picture in pictures]
 
 
