@@ -117,8 +117,8 @@ def test_card_is_filled(pushed: dict[str, bytes]) -> None:
 def test_picture_shows_grey_then_three_seeds(pushed: dict[str, bytes], tmp_path: Path) -> None:
     (tmp_path / "samples.jpg").write_bytes(pushed["samples.jpg"])
     sheet = np.asarray(Image.open(tmp_path / "samples.jpg")).astype(int)
-    # Three photos: two squares of 256 pixels, and one of 640 x 427 at that height, four pictures each, 6 pixels apart
-    assert sheet.shape == (3 * 256 + 4 * 6, 4 * 384 + 5 * 6, 3)
+    # Four pictures of each photo, 256 pixels high; the widest photo is 640 x 427, the first is a square; 6 pixels apart
+    assert sheet.shape == (len(EXAMPLES) * 256 + (len(EXAMPLES) + 1) * 6, 4 * 384 + 5 * 6, 3)
     chroma = np.ptp(sheet[6:262], axis=-1)
     assert chroma[:, 6:262].max() < 12 < chroma[:, 396:652].max()
 
