@@ -117,7 +117,7 @@ def test_card_is_filled(pushed: dict[str, bytes]) -> None:
 def test_picture_shows_grey_then_three_seeds(pushed: dict[str, bytes], tmp_path: Path) -> None:
     (tmp_path / "samples.jpg").write_bytes(pushed["samples.jpg"])
     sheet = np.asarray(Image.open(tmp_path / "samples.jpg")).astype(int)
-    # Four pictures of each photo, 256 pixels high; the widest photo is 640 x 427, the first is a square; 6 pixels apart
+    # Four pictures of each photo, 256 pixels high; the widest photo 640 x 427, the first square; 6 pixels apart
     assert sheet.shape == (len(EXAMPLES) * 256 + (len(EXAMPLES) + 1) * 6, 4 * 384 + 5 * 6, 3)
     chroma = np.ptp(sheet[6:262], axis=-1)
     assert chroma[:, 6:262].max() < 12 < chroma[:, 396:652].max()
