@@ -113,17 +113,19 @@ def reverse_process(pipe: ColorizationPipeline, folder: Path) -> None:
     scheduler.set_timesteps(pipe.config.default_steps)
     x = torch.randn((1, pipe.unet.config.out_channels, *condition.shape[-2:]), generator=generator)
     frames = []
+
+    def picture(latents: torch.Tensor) -> Image.Image:
+        return paint(lab[:1], pipe.latents_to_chroma(latents[0]))
+
     for timestep in scheduler.timesteps:
         output = pipe.unet(torch.cat((condition, x), dim=1), timestep).sample
         guess = predicted_clean(scheduler, output, x, timestep.reshape(1)).float()
-        shown = (paint(lab[:1], pipe.latents_to_chroma(one[0])) for one in (x, guess))
-        frames.append((int(timestep) + 1, *shown))
+        frames.append((int(timestep) + 1, picture(x), picture(guess)))
         x = scheduler.step(output, timestep, x, generator=generator).prev_sample
-    last = paint(lab[:1], pipe.latents_to_chroma(x[0]))
-    frames.append((0, last, last))
+    frames.append((0, picture(x), picture(x)))
 
     gray, original = paint(lab[:1], torch.zeros_like(lab[1:])), paint(lab[:1], lab[1:])
-    chosen = [frames[round(k * (len(frames) - 1) / 5)] for k in range(6)]
+    chosen = frames[:: max(1, len(frames) // 6)]
     strip(
         [
             ("x_t", [("grey", gray), *((f"t = {t}", noisy) for t, noisy, _ in chosen)]),

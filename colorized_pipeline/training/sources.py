@@ -178,9 +178,10 @@ def open_source(paths: Sequence[str | Path], *, image_column: str = "image") -> 
         ValueError: if the paths are of different kinds, or a folder holds no photo.
     """
     files: list[Path] = []
-    for path in map(str, paths):
-        found = sorted(Path().glob(path)) if "*" in path and not Path(path).is_absolute() else _glob_absolute(path)
-        if not found:
+    for path in map(Path, paths):
+        root = Path(path.anchor)
+        found = sorted(root.glob(str(path.relative_to(root)))) if "*" in str(path) else [path]
+        if not found or not found[0].exists():
             raise FileNotFoundError(f"{path}: no such file or folder")
         files.extend(found)
     if len(files) == 1 and files[0].is_dir():
@@ -215,10 +216,3 @@ def _identity(files: Sequence[Path]) -> str:
 
 def _digest(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
-
-
-def _glob_absolute(path: str) -> list[Path]:
-    if "*" not in path:
-        return [Path(path)] if Path(path).exists() else []
-    root = Path(path).anchor
-    return sorted(Path(root).glob(str(Path(path).relative_to(root))))
