@@ -196,7 +196,7 @@ def _build_batch_tab(worker: "Worker", limits: Limits) -> None:
         [report, download, folder],
         concurrency_id="worker",
         concurrency_limit=1,
-        api_visibility="private",
+        api_name="colorize_photos",  # the page's only one for programs
         show_progress_on=[report],
     )
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import make_pipeline
+from gradio_client import Client, handle_file
 from photos import colourful
 from PIL import Image
 from servers import free_port, running
@@ -314,13 +315,19 @@ def test_phone_width_has_nothing_beside_the_screen(browser: "playwright.Browser"
     visitor.context.close()
 
 
-def test_server_gives_no_files_and_no_programming_interface(page_url: str) -> None:
+def test_programs_use_the_page_and_get_no_other_files(page_url: str, checkpoint: Path, tmp_path: Path) -> None:
     for path in ("/etc/hostname", str(ROOT / "pyproject.toml")):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{page_url}gradio_api/file={path}")
         assert refused.value.code in (403, 404)
     with urllib.request.urlopen(f"{page_url}gradio_api/info") as answer:
-        assert json.load(answer)["named_endpoints"] == {}
+        assert list(json.load(answer)["named_endpoints"]) == ["/colorize_photos"]
+    client = Client(page_url, verbose=False, download_files=str(tmp_path))
+    report, packed = client.predict([handle_file(ROCKET)], steps=2, seed=5, intensity=1, api_name="/colorize_photos")
+    assert "1 of 1 photos colorized" in report
+    with zipfile.ZipFile(packed["value"]) as archive:
+        made = archive.read("rocket.jpg")
+    assert made == from_the_command(ROCKET, "--batch-size", "4", "--seed", "5", checkpoint=checkpoint, folder=tmp_path)
 
 
 def test_what_keeps_the_page_from_starting_is_explained(page_url: str, checkpoint: Path, tmp_path: Path) -> None:

@@ -87,7 +87,17 @@ def test_every_page_is_reached_from_the_readme() -> None:
 
 
 OTHERS = {  # options of programs that aren't ours
-    *("--nproc_per_node", "--standalone", "--multi_gpu", "--num_processes", "--num_machines", "--machine_rank"),
+    *(
+        "--target",
+        "--rm",
+        "--gpus",
+        "--nproc_per_node",
+        "--standalone",
+        "--multi_gpu",
+        "--num_processes",
+        "--num_machines",
+        "--machine_rank",
+    ),
     *("--main_process_ip", "--main_process_port", "--cpu", "--dynamo_backend", "--no-deps", "--array", "--gres"),
     "--help",
     *("--strip-components", "--head", "--address"),
