@@ -32,7 +32,6 @@ docs:  ## the site, into site/
 
 figures:  ## the documents' pictures; PHOTOS=... gives photos for the curves; needs Debian's chromium
 	$(PYTHON) scripts/make_figures.py
-	$(PYTHON) scripts/make_hint_figure.py
 	$(PYTHON) scripts/make_theory_figures.py $(if $(PHOTOS),--photos $(PHOTOS))
 	$(PYTHON) scripts/screenshot_app.py
 

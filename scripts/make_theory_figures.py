@@ -23,7 +23,7 @@ from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline
 from colorized_pipeline.batch.sheets import paint_sheet
 from colorized_pipeline.diffusion.color import downsample_chroma, fit_gamut, lab_to_rgb, rgb_to_lab
 from colorized_pipeline.evaluation.bound import predicted_clean
-from colorized_pipeline.training.data import ColorizationDataset
+from colorized_pipeline.evaluation.photos import read_photos
 from colorized_pipeline.training.sources import open_source
 
 matplotlib.use("Agg")
@@ -64,14 +64,6 @@ def skimage_crops(generator: torch.Generator) -> torch.Tensor:
             crop = rgb[None, :, top : top + edge, left : left + edge]
             crops.append(F.interpolate(crop, (EDGE, EDGE), mode="bilinear", antialias=True).clamp(0, 1))
     return rgb_to_lab(torch.cat(crops))
-
-
-def open_photos(paths: list[str], limit: int) -> torch.Tensor:
-    """The central crops of the first photos of a source, CIELAB ``[N, 3, EDGE, EDGE]``."""
-    source = open_source(paths)
-    indices = range(min(limit, len(source)))
-    dataset = ColorizationDataset(source, resolution=EDGE, luma_factor=4, augment=False, indices=indices)
-    return torch.stack([dataset.lab(index) for index in range(len(dataset))])
 
 
 def paint(lightness: torch.Tensor, chroma: torch.Tensor) -> Image.Image:
@@ -247,7 +239,7 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     pipe = ColorizationPipeline.from_pretrained(args.checkpoint)
     if args.photos:
-        labs = open_photos(args.photos, args.limit)
+        labs = read_photos(open_source(args.photos), name="", resolution=EDGE, limit=args.limit).truth
         what = f"{len(labs)} photos of {'/'.join(Path(args.photos[0]).parts[-2:])}"
     else:
         labs = skimage_crops(torch.Generator().manual_seed(0))

@@ -12,7 +12,7 @@ import time
 from dataclasses import replace
 
 import torch
-from measuring import in_words, load, make_parser, open_photos, provenance, spread_over
+from measuring import in_words, load, make_parser, provenance, read_crops
 from skimage.color import deltaE_ciede2000
 
 from colorized_pipeline import ColorizationPipeline
@@ -67,8 +67,7 @@ def main() -> None:
 
     pipe = load(args.checkpoint, device=args.device)
     size = args.resolution
-    photos = open_photos(pipe, args.photos, resolution=size)
-    labs = torch.stack([photos.lab(index) for index in spread_over(len(photos), args.limit)])
+    labs = read_crops(args.photos, resolution=size, limit=args.limit)
     radius = size * math.sqrt(AREA / math.pi)
     places = torch.rand(len(labs), CIRCLES + 1, 2, generator=torch.Generator().manual_seed(args.seed))
     distances = [

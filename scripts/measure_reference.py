@@ -9,7 +9,7 @@ Wasserstein distance of their a*, b* (mean over 32 directions), in CIELAB units.
 from pathlib import Path
 
 import torch
-from measuring import in_words, load, make_parser, open_photos, provenance
+from measuring import in_words, load, make_parser, provenance
 from skimage.color import deltaE_ciede2000
 
 from colorized_pipeline.batch.sheets import paint_sheet
@@ -21,6 +21,7 @@ from colorized_pipeline.diffusion.color import (
     upsample_rows,
 )
 from colorized_pipeline.diffusion.photo import Lightness
+from colorized_pipeline.evaluation.photos import read_photos
 from colorized_pipeline.training.sources import open_source
 
 BATCH = 8
@@ -65,12 +66,8 @@ def main() -> None:
     pipe = load(args.checkpoint, device=args.device)
     steps, guidance = args.steps or pipe.config.default_steps, pipe.config.default_guidance
     source = open_source(args.photos)
-    every = source.labels(args.group_column, range(len(source)))
-    pairs = pair_up(every, args.limit)
-    needed = sorted({index for pair in pairs for index in pair})
-    photos = open_photos(pipe, args.photos, resolution=args.resolution, indices=needed)
-    labs = {index: photos.lab(number) for number, index in enumerate(photos.kept)}
-    pairs = [pair for pair in pairs if all(index in labs for index in pair)]
+    photos = read_photos(source, name="", resolution=args.resolution, group_column=args.group_column)
+    labs, pairs = photos.truth, pair_up(list(photos.groups or ()), args.limit)
     plain: list[torch.Tensor] = []
     steered: list[torch.Tensor] = []
     with torch.no_grad():

@@ -8,9 +8,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from colorized_pipeline import ColorizationPipeline, __version__, load_pipeline
+from colorized_pipeline.evaluation.photos import read_photos
 from colorized_pipeline.evaluation.report import hardware
-from colorized_pipeline.training.data import ColorizationDataset
 from colorized_pipeline.training.sources import open_source
 
 
@@ -34,18 +36,10 @@ def load(checkpoint: str | Path | None, *, device: str = "cpu") -> ColorizationP
     return pipe
 
 
-def open_photos(
-    pipe: ColorizationPipeline, photos: Sequence[str], *, resolution: int, indices: Sequence[int] | None = None
-) -> ColorizationDataset:
-    """Central crops of a collection's photos."""
-    return ColorizationDataset(
-        open_source(photos), resolution=resolution, luma_factor=pipe.config.luma_factor, augment=False, indices=indices
-    )
-
-
-def spread_over(count: int, limit: int) -> range:
-    """At most ``limit`` numbers below ``count``, spread evenly."""
-    return range(0, count, max(1, count // limit))[:limit]
+def read_crops(photos: Sequence[str], *, resolution: int, limit: int) -> torch.Tensor:
+    """Central crops of a collection's photos, spread evenly over it: CIELAB ``[N, 3, R, R]``."""
+    every = read_photos(open_source(photos), name="", resolution=resolution).truth
+    return every[:: max(1, len(every) // limit)][:limit]
 
 
 def provenance(pipe: ColorizationPipeline, photos: Sequence[str], *, count: int, seed: int) -> dict[str, Any]:
