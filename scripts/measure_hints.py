@@ -61,9 +61,7 @@ def is_seam(result: torch.Tensor, truth: torch.Tensor, distance: torch.Tensor, c
 
 
 def main() -> None:
-    parser = make_parser(__doc__, limit=100)
-    parser.add_argument("--pixels", action="store_true", help="hint each pixel's own colour, not the disc's mean")
-    args = parser.parse_args()
+    args = make_parser(__doc__, limit=100).parse_args()
 
     pipe = load(args.checkpoint, device=args.device)
     size = args.resolution
@@ -75,12 +73,11 @@ def main() -> None:
     ]
     inside = torch.stack([of_photo[0] <= 0 for of_photo in distances])  # [N, H, W]
     mean = (labs[:, 1:] * inside[:, None]).sum((2, 3), keepdim=True) / inside.sum((1, 2)).reshape(-1, 1, 1, 1)
-    hinted = labs[:, 1:] if args.pixels else mean.expand_as(labs[:, 1:])
+    hinted = mean.expand_as(labs[:, 1:])
     maps = [HintMap(color, where[None].float()) for color, where in zip(hinted, inside, strict=True)]
 
-    what = "each pixel's true colour" if args.pixels else "the true mean colour"
     record = provenance(pipe, args.photos, count=len(labs), seed=args.seed)
-    print(f"{in_words(record)} Hint: {what}.\n", flush=True)
+    print(f"{in_words(record)} Hint: the true mean colour.\n", flush=True)
     print("| drawn with | hint ΔE | rest ΔE | change | rest better in | mean chroma | seam | s a photo |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     plain = None
