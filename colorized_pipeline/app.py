@@ -43,8 +43,9 @@ _SMOOTH = Image.Resampling.LANCZOS
 _SECONDS_KEPT = 3600
 _TROUBLE = (OSError, ValueError, MemoryError, Image.DecompressionBombError)  # a photo's, not the server's
 _CSS = """
-.gradio-container {max-width: min(1100px, 100%) !important; min-width: 0 !important; margin: auto}
+.gradio-container {max-width: min(1400px, 100%) !important; min-width: 0 !important; margin: auto}
 .grid-wrap.fixed-height {min-height: 0 !important}
+.uncertainty label {position: static !important; max-width: none !important}
 footer {display: none !important}
 """
 
@@ -116,9 +117,22 @@ def serve(page: gr.Blocks, limits: Limits, **options: Any) -> str:
 def _build_photo_tab(worker: "Worker", limits: Limits) -> None:
     arrival, guide, job = (gr.State(time_to_live=_SECONDS_KEPT) for _ in range(3))
     with gr.Row():
-        with gr.Column(min_width=300):
+        with gr.Column(min_width=300, scale=2):
             photo = _build_upload("Photo: drop, choose or paste one", name="photo", height=320)
-            settings = _build_settings(worker)
+            start = gr.Button("Colorize", variant="primary", size="lg")
+            gr.Examples(
+                [str(file) for file in EXAMPLES],
+                inputs=photo,
+                outputs=[photo, arrival],
+                fn=worker.receive,
+                run_on_click=True,
+                label="Example photos",
+            )
+            with gr.Accordion("Settings", open=False):
+                variants = gr.Slider(
+                    1, limits.variants, value=3, step=1, label="Variants", info="One a seed, counted up."
+                )
+                settings = _build_settings(worker)
             with gr.Accordion("Colours you know", open=False):
                 painting = _build_painting()
                 with gr.Row():
@@ -128,35 +142,25 @@ def _build_photo_tab(worker: "Worker", limits: Limits) -> None:
                 reference = _build_upload(
                     "Or a colour photo of the same place: the result gets its palette", name="reference", height=200
                 )
-            variants = gr.Slider(1, limits.variants, value=3, step=1, label="Variants", info="One a seed, counted up.")
-            start = gr.Button("Colorize", variant="primary")
-        with gr.Column(min_width=300):
+        with gr.Column(min_width=300, scale=3):
             slider = gr.ImageSlider(
-                label="Before and after", interactive=False, max_height=480, buttons=["fullscreen"]
+                label="Before and after", interactive=False, max_height=640, buttons=["fullscreen"]
             )
             gallery = gr.Gallery(
-                label="Variants",
+                label="Variants: choose one to compare and download it",
                 show_label=False,
                 columns=3,
                 height="auto",
                 object_fit="contain",
                 allow_preview=False,
                 interactive=False,
+                visible=False,
                 buttons=[],
             )
-            gr.Markdown("Choose a variant to compare and download it.")
-            download = gr.DownloadButton("Download at full size", interactive=False)
+            download = gr.DownloadButton("Download at full size", visible=False)
             uncertainty = gr.Image(
                 visible=False, interactive=False, format="png", buttons=["fullscreen"], elem_classes=["uncertainty"]
             )
-    gr.Examples(
-        [str(file) for file in EXAMPLES],
-        inputs=photo,
-        outputs=[photo, arrival],
-        fn=worker.receive,
-        run_on_click=True,
-        label="Example photos",
-    )
 
     quiet: dict[str, Any] = dict(api_visibility="private", show_progress="hidden")
     photo.upload(worker.receive, photo, [photo, arrival], **quiet)
@@ -327,8 +331,8 @@ class Worker:
                 captions = [f"seed {one}" for one in job.seeds]
                 yield (
                     (job.before, job.previews[0]),
-                    gr.Gallery(list(zip(job.previews, captions, strict=True)), selected_index=0),
-                    gr.DownloadButton(_label(job, 0), value=str(job.files[0]), interactive=True),
+                    gr.Gallery(list(zip(job.previews, captions, strict=True)), selected_index=0, visible=True),
+                    gr.DownloadButton(_label(job, 0), value=str(job.files[0]), visible=True),
                     job,
                     _uncertainty(opened, writer) if number + 1 == settings.variants > 1 else gr.Image(visible=False),
                 )
@@ -338,7 +342,7 @@ class Worker:
         if job is None or not 0 <= event.index < len(job.files):
             return gr.skip(), gr.skip()
         index = event.index
-        button = gr.DownloadButton(_label(job, index), value=str(job.files[index]), interactive=True)
+        button = gr.DownloadButton(_label(job, index), value=str(job.files[index]))
         return (job.before, job.previews[index]), button
 
     def colorize_all(
@@ -484,7 +488,7 @@ def _uncertainty(photo: OpenPhoto, writer: Writer) -> Any:
     spread = measure_spread(photo.page(0), chroma, longest=MEASURED_EDGE).numpy()
     image = draw_map(spread, spread.shape, variants=photo.variants)
     typical = writer.choose_copies(photo)[0].base_seed
-    label = f"Uncertainty: where the variants differ. Seed {typical} is the most typical."
+    label = f"Why these colours? Where the variants differ, the photo doesn't say. Seed {typical} is the most typical."
     return gr.Image(image.convert("RGB"), label=label, visible=True)
 
 

@@ -81,7 +81,12 @@ class Visitor:
         self.page.get_by_role("button", name="Remove Image").wait_for()
         self.page.locator(".image-frame img").wait_for()
 
+    def open_settings(self) -> None:
+        self.page.get_by_role("button", name="Settings").click()
+        self.page.get_by_label("number input for Variants").wait_for()
+
     def draw_one_variant(self) -> None:
+        self.open_settings()
         self.page.get_by_label("number input for Variants").fill("1")
         self.page.get_by_label("number input for Variants").press("Tab")
 
@@ -123,7 +128,7 @@ def test_upload_compare_choose_download(visitor: Visitor, checkpoint: Path, tmp_
     visitor.colorize()
     slider = visitor.page.get_by_test_id("imageslider").or_(visitor.page.locator(".slider-wrap, .image-container"))
     assert slider.locator("img").count() >= 2
-    visitor.page.get_by_text("Uncertainty: where the variants differ. Seed").wait_for()
+    visitor.page.get_by_text("Why these colours? Where the variants differ").wait_for()
     visitor.page.wait_for_function(  # the map has the photo's size on screen, and a legend below
         """() => [...document.querySelectorAll('.uncertainty img')].some(
             i => i.naturalWidth >= 420 && i.naturalHeight > i.naturalWidth * %f + 40)"""
@@ -162,11 +167,11 @@ def test_slider_moves(visitor: Visitor) -> None:
 
 def test_settings_reach_the_pipeline(visitor: Visitor) -> None:
     visitor.give_and_see(CAMERA)
+    visitor.draw_one_variant()
     visitor.page.get_by_label("Seed").first.fill("7")
     visitor.page.get_by_label("number input for Intensity").first.fill("0")
-    visitor.draw_one_variant()
     visitor.colorize(last_seed=7)
-    assert visitor.page.get_by_text("Uncertainty: where").count() == 0  # one variant has none
+    assert visitor.page.get_by_text("Why these colours?").count() == 0  # one variant has none
     name, data = visitor.download("Download seed 7 at full size")
     assert name == "camera-colour-7.jpg" and np.ptp(pixels(data).astype(int), axis=-1).max() <= 2
 
@@ -372,6 +377,7 @@ def test_jobs_wait_in_line_and_a_full_line_is_explained(browser: "playwright.Bro
         visitors = [Visitor(browser, url) for _ in range(3)]
         for visitor in visitors:
             visitor.give_and_see(CAMERA)
+            visitor.open_settings()
             visitor.page.get_by_label("number input for Steps").first.fill("100")
             visitor.page.get_by_label("number input for Steps").first.press("Tab")
         first, second, third = visitors

@@ -87,20 +87,10 @@ def test_every_page_is_reached_from_the_readme() -> None:
 
 
 OTHERS = {  # options of programs that aren't ours
-    *(
-        "--target",
-        "--rm",
-        "--gpus",
-        "--nproc_per_node",
-        "--standalone",
-        "--multi_gpu",
-        "--num_processes",
-        "--num_machines",
-        "--machine_rank",
-    ),
+    *("--nproc_per_node", "--standalone", "--multi_gpu", "--num_processes", "--num_machines", "--machine_rank"),
     *("--main_process_ip", "--main_process_port", "--cpu", "--dynamo_backend", "--no-deps", "--array", "--gres"),
     "--help",
-    *("--strip-components", "--head", "--address"),
+    *("--strip-components", "--head", "--address", "--target", "--rm", "--gpus"),
 }
 
 
