@@ -1,252 +1,257 @@
-"""The UNet for faster programs on processors: ONNX Runtime or OpenVINO in PyTorch's place. Needs the extra ``export``.
+"""The whole pipeline as ONNX graphs, for programs without PyTorch and for browsers. Needs the extra ``export``.
 
->>> pipe = load_default()
->>> export_unet(pipe, Path("engine"), format_name="onnx")
->>> use_engine(pipe, Path("engine"))
+The graphs are traced from the pipeline's own code: *read* (pixels to lightness), *draw* (lightness and noise to chroma:
+image encoder, all steps, guidance) and *show* (lightness and chroma to sRGB: upsampling, gamut). Beside them lie a
+runner of one file, and what it must know of the checkpoint.
+
+>>> export_pipeline(load_default(), Path("embed"))
 """
 
 import json
 import logging
+import re
+import shutil
 import tempfile
-import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
-from diffusers import UNet2DModel
-from diffusers.configuration_utils import FrozenDict
-from diffusers.models.unets.unet_2d import UNet2DOutput
+import torch.nn.functional as F
+from diffusers import DDPMScheduler
+from diffusers.schedulers import scheduling_ddpm
 
 from . import __version__
+from .archive.labels import Label, build_xmp
+from .diffusion import pipeline as pipeline_module
+from .diffusion.color import gray_to_lightness, limit_chroma, lab_to_rgb, rgb_to_gray, upsample_columns
+from .diffusion.photo import Lightness, PreparedPhoto
 from .diffusion.pipeline import ColorizationPipeline
 
-FORMATS = ("onnx", "openvino")
-PRECISIONS = {"onnx": ("float32",), "openvino": ("bfloat16", "float32")}  # the first is the default
-TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}  # largest difference over PyTorch's largest output
+PRECISIONS = ("float16", "float32", "int8")  # how weights are stored; arithmetic is float32. The first is the default
+DESCRIPTION = "colorized.json"
+EMBED = Path(__file__).parent / "embed"
 
-_DESCRIPTION = "engine.json"
-_PROBES = ((1, 4, 4, 999), (3, 4, 6, 500), (2, 5, 3, 0))  # photos, height and width in UNet strides, timestep
-
-_Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
+_OPSET = 18  # the first that resizes with antialiasing
+_LARGE = 1024  # numbers of a constant that is stored in a smaller type
 
 
-class ExportedUNet(torch.nn.Module):
-    """A UNet written by :func:`export_unet`, run on the processor; takes a ``UNet2DModel``'s place in a pipeline.
+class Read(torch.nn.Module):
+    """sRGB ``[H, W, 3]``, uint8, to L* ``[1, H, W]``, and to L* ``[1, 1, h, w]`` at the working size, padded."""
 
-    It can't be trained, differentiated or saved with its pipeline.
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
 
-    Args:
-        folder: of :func:`export_unet`.
-        threads: of one call; PyTorch's number if None.
-        streams: calls that may run at once.
+    def forward(self, rgb: torch.Tensor, size: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        lightness = gray_to_lightness(rgb_to_gray(rgb.permute(2, 0, 1) / 255))
+        rows, columns = size[0], size[1]
+        small = F.interpolate(lightness[None], (rows, columns), mode="bilinear", antialias=True)  # type: ignore[arg-type]
+        down, right = -rows % self.stride, -columns % self.stride
+        return lightness, F.pad(small, (0, right, 0, down), mode="reflect")  # type: ignore[arg-type]
 
-    Raises:
-        ValueError: if the folder holds no engine, or one that can't be run.
-        ImportError: if the program that runs it isn't installed; the message says how to.
+
+class Draw(torch.nn.Module):
+    """L* ``[1, 1, H, W]`` and noise ``[steps, C, h, w]`` to chroma a*, b* ``[2, h', w']``: ``pipe.draw``.
+
+    The first noise is what the first step starts from; each further one is added after a step.
     """
 
-    dtype = torch.float32
-    device = torch.device("cpu")
-
-    def __init__(self, folder: Path, *, threads: int | None = None, streams: int = 1) -> None:
+    def __init__(self, pipe: ColorizationPipeline) -> None:
         super().__init__()
-        try:
-            self.description = json.loads((folder / _DESCRIPTION).read_text())
-            self.config = FrozenDict(self.description["config"])
-            open_network = {"onnx": _open_onnx, "openvino": _open_openvino}[self.description["format"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{folder} holds no engine ({error}); make one with: colorized export -o {folder}"
-            ) from error
-        try:
-            self._run, self.name = open_network(
-                folder,
-                threads=threads or torch.get_num_threads(),
-                streams=streams,
-                precision=self.description["precision"],
-            )
-        except ImportError as error:
-            raise ImportError(f"{error}; engines need: pip install 'colorized[export]'") from error
-        except Exception as error:  # both programs raise errors of many types for damaged files
-            raise ValueError(f"engine {folder} can't be loaded: {' '.join(str(error).split())}") from error
+        self.pipe, self.unet, self.image_encoder = pipe, pipe.unet, pipe.image_encoder
 
-    def forward(self, sample: torch.Tensor, timestep: torch.Tensor | float, return_dict: bool = True) -> Any:
-        """As ``UNet2DModel``: ``[B, in_channels, h, w]`` float32 at one timestep to ``[B, out_channels, h, w]``.
+    def forward(self, lightness: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        given = iter(noise.split(1))
 
-        Raises:
-            ValueError: for timesteps that differ, or where a gradient is asked for.
-        """
-        if torch.is_grad_enabled() and sample.requires_grad:
-            raise ValueError("an exported network has no gradients; use the checkpoint's own UNet for this")
-        times = torch.as_tensor(timestep, dtype=torch.float32).reshape(-1).cpu().numpy()
-        if len(times) == 0 or (times != times[0]).any():
-            raise ValueError(f"an exported network takes one timestep for the whole batch, got {times.tolist()}")
-        values = np.ascontiguousarray(sample.detach().cpu().numpy(), dtype=np.float32)
-        predicted = torch.from_numpy(self._run(values, times[:1])).to(sample.device)
-        return UNet2DOutput(sample=predicted) if return_dict else (predicted,)
+        def take(*_: Any, **__: Any) -> torch.Tensor:
+            return next(given, torch.zeros_like(noise[:1]))  # DDPM scales what follows the last step by 1e-10
+
+        photo = PreparedPhoto(Lightness(lightness[0]), lightness[0], (1.0, 1.0), (0, 0, 1, 1))
+        with ExitStack() as stack:  # randomness becomes an input
+            for module in (pipeline_module, scheduling_ddpm):
+                stack.enter_context(patch.object(module, "randn_tensor", take))
+            return self.pipe.draw(photo, generators=[torch.Generator()])[0]
 
 
-def export_unet(
-    pipe: ColorizationPipeline, folder: Path, *, format_name: str, precision: str | None = None
-) -> dict[str, Any]:
-    """Write a pipeline's UNet for batches and chroma grids of any size, and check its output against PyTorch's.
+class Show(torch.nn.Module):
+    """Rows of L* ``[1, R, W]`` that begin at row ``top``, chroma ``[2, h, w]``, ``cell`` to sRGB ``[R, W, 3]``, uint8.
+
+    ``cell`` is the height and width of a cell of the chroma grid, in pixels.
+    """
+
+    def forward(
+        self, lightness: torch.Tensor, chroma: torch.Tensor, cell: torch.Tensor, top: torch.Tensor
+    ) -> torch.Tensor:
+        rows, columns = lightness.shape[-2:]
+        wide = upsample_columns(chroma, columns, cell[1])  # type: ignore[arg-type]
+        full = upsample_columns(wide.transpose(1, 2), rows, cell[0], start=top).transpose(1, 2)  # type: ignore[arg-type]
+        lab = limit_chroma(torch.cat((lightness, full)).flatten(1)).reshape(3, rows, columns)
+        return (lab_to_rgb(lab).clamp(0.0, 1.0) * 255).round().to(torch.uint8).permute(1, 2, 0)
+
+
+def export_pipeline(pipe: ColorizationPipeline, folder: Path, *, precision: str = PRECISIONS[0]) -> dict[str, Any]:
+    """Write the graphs, the runner and ``colorized.json`` into a folder; steps and guidance are the checkpoint's.
 
     Args:
-        pipe: in float32, on the CPU. Its encoder and scheduler aren't exported.
+        pipe: in float32, on the CPU.
         folder: made if needed; must be empty.
-        format_name: ``"onnx"`` or ``"openvino"``.
-        precision: ``"float32"``, or for OpenVINO ``"bfloat16"`` (its default), which is used where the processor has
-            such instructions.
+        precision: of the stored weights, see :data:`PRECISIONS`.
 
     Returns:
-        What ``engine.json`` in the folder says: format, precision, version, the checkpoint's digest, ``difference``
-        and ``largest`` (greatest absolute difference to PyTorch, and greatest absolute output), the UNet's config.
+        What ``colorized.json`` says.
 
     Raises:
-        ValueError: for arguments that can't be used, or if the outputs differ; then the folder stays empty.
+        ValueError: for arguments that can't be used.
         ImportError: if the extra isn't installed.
     """
-    if format_name not in FORMATS:
-        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format_name!r}")
-    precision = precision or PRECISIONS[format_name][0]
-    if precision not in PRECISIONS[format_name]:
-        allowed = " or ".join(PRECISIONS[format_name])
-        raise ValueError(f"precision of {format_name} must be {allowed}, got {precision!r}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if not isinstance(pipe.scheduler, DDPMScheduler) or pipe.config.objective != "diffusion":
+        raise ValueError("only diffusion checkpoints with a DDPMScheduler can be exported; this one isn't")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and isn't an empty folder; choose another")
+    try:
+        import onnx
+    except ImportError as error:
+        raise ImportError(f"{error}; exporting needs: pip install 'colorized[export]'") from error
     folder.mkdir(parents=True, exist_ok=True)
-    description: dict[str, Any] = {
-        "format": format_name,
-        "precision": precision,
-        "version": __version__,
-        "checkpoint": pipe.digest(),
-        "config": {name: value for name, value in pipe.unet.config.items() if not name.startswith("_")},
-    }
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as name:
         partial = Path(name)
-        try:
-            {"onnx": _write_onnx, "openvino": _write_openvino}[format_name](pipe.unet, partial)
-        except ImportError as error:
-            raise ImportError(f"{error}; exporting needs: pip install 'colorized[export]'") from error
-        (partial / _DESCRIPTION).write_text(json.dumps(description))
-        difference, largest = compare(pipe.unet, ExportedUNet(partial))
-        if not difference <= TOLERANCE[precision] * largest:  # NaN is no equal output either
-            raise ValueError(
-                f"the exported network's output differs from PyTorch's by {difference:.2g} of {largest:.2g}: this "
-                f"version of {format_name} computes something else, nothing was written"
-            )
-        description |= {"difference": difference, "largest": largest}
-        (partial / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
-        for file in sorted(partial.iterdir(), key=lambda file: file.name == _DESCRIPTION):  # the description last
+        _trace_all(pipe, partial)
+        for file in sorted(partial.glob("*.onnx")):
+            model = onnx.load(file)
+            _store_weights(model.graph, precision)
+            onnx.save(model, file)
+        description = describe(pipe) | {"precision": precision}
+        (partial / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+        shutil.copyfile(EMBED / "colorize.py", partial / "colorize.py")
+        for file in sorted(partial.iterdir(), key=lambda file: file.name == DESCRIPTION):  # the description last
             file.rename(folder / file.name)
     return description
 
 
-def use_engine(
-    pipe: ColorizationPipeline, folder: Path, *, threads: int | None = None, streams: int = 1
-) -> ExportedUNet:
-    """Put an exported network in the place of the pipeline's UNet; arguments as of :class:`ExportedUNet`.
-
-    Raises:
-        ValueError: if it was exported from another checkpoint than the pipeline's.
-    """
-    engine = ExportedUNet(folder, threads=threads, streams=streams)
-    if engine.description.get("checkpoint") != pipe.digest():
-        raise ValueError(
-            f"engine {folder} was exported from another checkpoint; export this one with: colorized export"
-        )
-    pipe.unet = engine
-    return engine
+def describe(pipe: ColorizationPipeline) -> dict[str, Any]:
+    """What a program must know to use the graphs; the label holds ``PHOTO_NAME``, ``PHOTO_SHA256``, ``PHOTO_SEED``."""
+    checkpoint = pipe.digest()
+    settings = {
+        "Seed": "PHOTO_SEED",
+        "Steps": pipe.config.default_steps,
+        "Guidance": f"{pipe.config.default_guidance:g}",
+        "WorkingSize": pipe.config.working_size,
+        "Engine": "ONNX Runtime",
+        "Checkpoint": checkpoint,
+    }
+    xmp = build_xmp(Label("PHOTO_NAME", "PHOTO_SHA256", settings)).decode()
+    return {
+        "version": __version__,
+        "checkpoint": checkpoint,
+        "working_size": pipe.config.working_size,
+        "noise": [pipe.config.default_steps, pipe.unet.config.out_channels],
+        "noise_cell": pipe.config.luma_factor,
+        "chroma_cell": pipe.chroma_cell,
+        "xmp": re.sub(r"<xmpMM:DocumentID>.*?</xmpMM:DocumentID>", "", xmp),  # it would be the same of all photos
+    }
 
 
 @torch.no_grad()
-def compare(unet: UNet2DModel, engine: ExportedUNet) -> tuple[float, float]:
-    """Greatest absolute difference of the outputs over some batches, grids and times, and PyTorch's greatest one."""
-    generator = torch.Generator().manual_seed(0)
-    stride = 2 ** (len(unet.config.block_out_channels) - 1)
-    difference = largest = 0.0
-    for photos, height, width, timestep in _PROBES:
-        shape = (photos, unet.config.in_channels, height * stride, width * stride)
-        sample = torch.randn(shape, generator=generator)
-        expected, found = unet(sample, timestep).sample, engine(sample, timestep).sample
-        difference = float(np.maximum(difference, (found - expected).abs().max()))  # keeps NaN, as max() may not
-        largest = max(largest, expected.abs().max().item())
-    return difference, largest
+def _trace_all(pipe: ColorizationPipeline, folder: Path) -> None:
+    torch.onnx.register_custom_op_symbolic("aten::_upsample_bilinear2d_aa", _shrink_node, _OPSET)
+    noise = (pipe.config.default_steps, pipe.unet.config.out_channels)
+    factor, stride = pipe.config.luma_factor, pipe.stride
+    rows, columns = 2 * stride, 3 * stride
+    photo = torch.zeros(rows + 5, columns + 7, 3, dtype=torch.uint8)
+    working, drawn = torch.full((1, 1, rows, columns), 50.0), torch.zeros(*noise, rows // factor, columns // factor)
+    chroma = torch.zeros(2, rows // pipe.chroma_cell, columns // pipe.chroma_cell)
+    _trace(
+        Read(stride),
+        {"rgb": photo, "size": torch.tensor([rows - 3, columns - 5])},
+        {"lightness": (1, 2), "working": (2, 3)},
+        folder / "read.onnx",
+        dynamic={"rgb": (0, 1)},
+    )
+    _trace(
+        Draw(pipe).eval(),
+        {"lightness": working, "noise": drawn},
+        {"chroma": (1, 2)},
+        folder / "draw.onnx",
+        dynamic={"lightness": (2, 3), "noise": (2, 3)},
+    )
+    _trace(
+        Show(),
+        {
+            "lightness": torch.full((1, 20, 30), 50.0),
+            "chroma": chroma,
+            "cell": torch.tensor([1.5, 1.6]),
+            "top": torch.tensor(3),
+        },
+        {"rgb": (0, 1)},
+        folder / "show.onnx",
+        dynamic={"lightness": (1, 2), "chroma": (1, 2)},
+    )
 
 
-class _Plain(torch.nn.Module):
-    """Tensors in, tensor out: what exporters understand."""
-
-    def __init__(self, unet: UNet2DModel) -> None:
-        super().__init__()
-        self.unet = unet
-
-    def forward(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        return self.unet(sample, timestep, return_dict=False)[0]
-
-
-def _write_onnx(unet: UNet2DModel, folder: Path) -> None:
-    import onnxscript  # noqa: F401  (torch.onnx's own message for its absence isn't for users)
-
-    stride = 2 ** (len(unet.config.block_out_channels) - 1)
-    any_batch, any_height, any_width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
-    shape = (2, unet.config.in_channels, 4 * stride, 4 * stride)
+def _trace(
+    module: torch.nn.Module,
+    inputs: dict[str, torch.Tensor],
+    outputs: dict[str, Sequence[int]],
+    file: Path,
+    *,
+    dynamic: dict[str, Sequence[int]],
+) -> None:
+    """Write what a module does with these inputs; ``outputs`` and ``dynamic`` say which axes may have any length."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    axes = {name: {axis: f"{name}_{axis}" for axis in which} for name, which in (dynamic | outputs).items()}
+    module(*inputs.values())  # makes the tables, which are constants of the graph then
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own parts that are about to change
-        program = torch.onnx.export(
-            _Plain(unet).eval(),
-            (torch.zeros(shape), torch.zeros(1)),
-            dynamo=True,
-            dynamic_shapes=({0: any_batch, 2: stride * any_height, 3: stride * any_width}, None),
-            input_names=["sample", "timestep"],
-            output_names=["predicted"],
-            verbose=False,
+        warnings.simplefilter("ignore")  # of shapes taken for constants: tests run the graphs at other shapes
+        # The exporter that traces: torch.export can't follow the scheduler's arithmetic with timesteps
+        torch.onnx.export(
+            module,
+            tuple(inputs.values()),
+            file,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_axes=axes,
+            opset_version=_OPSET,
+            dynamo=False,
         )
-    assert program is not None
-    program.save(folder / "unet.onnx", external_data=False)
 
 
-def _write_openvino(unet: UNet2DModel, folder: Path) -> None:
-    import openvino
+def _shrink_node(graph: Any, values: Any, size: Any, *_: Any) -> Any:
+    """ONNX's node for torch's antialiased bilinear scaling, which the exporter doesn't know."""
+    from torch.onnx import symbolic_helper
 
-    with tempfile.TemporaryDirectory() as name:
-        _write_onnx(unet, Path(name))
-        model = openvino.convert_model(Path(name) / "unet.onnx")
-        openvino.save_model(model, folder / "unet.xml", compress_to_fp16=False)
-
-
-def _open_onnx(folder: Path, *, threads: int, streams: int, precision: str) -> tuple[_Run, str]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    # With one thread a call runs in its caller's, so that calls at once need no streams
-    session = onnxruntime.InferenceSession(folder / "unet.onnx", options, providers=["CPUExecutionProvider"])
-    name = f"onnxruntime {onnxruntime.__version__} {precision}"
-    return lambda sample, timestep: session.run(None, {"sample": sample, "timestep": timestep})[0], name
+    edges = [symbolic_helper._unsqueeze_helper(graph, edge, [0]) for edge in symbolic_helper._unpack_list(size)]
+    whole = graph.op("Concat", graph.op("Constant", value_t=torch.tensor([1, 1])), *edges, axis_i=0)
+    none = graph.op("Constant", value_t=torch.tensor([], dtype=torch.float32))
+    return graph.op("Resize", values, none, none, whole, mode_s="linear", antialias_i=1)
 
 
-def _open_openvino(folder: Path, *, threads: int, streams: int, precision: str) -> tuple[_Run, str]:
-    import openvino
+def _store_weights(graph: Any, precision: str) -> None:
+    """Large constants in a smaller type, each with nodes that bring it back: a runtime folds them when it loads."""
+    from onnx import TensorProto, helper, numpy_helper
 
-    core = openvino.Core()
-    has_bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    used = precision if has_bfloat16 else "float32"
-    settings = {
-        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[used],
-        "INFERENCE_NUM_THREADS": threads * streams,
-        "NUM_STREAMS": streams,
-    }
-    compiled = core.compile_model(folder / "unet.xml", "CPU", settings)
-    requests = threading.local()  # a request serves one call at a time
-
-    def run(sample: np.ndarray, timestep: np.ndarray) -> np.ndarray:
-        if not hasattr(requests, "own"):
-            requests.own = compiled.create_infer_request()
-        return requests.own.infer([sample, timestep])[0].copy()
-
-    return run, f"openvino {openvino.__version__.partition('-')[0]} {used}"
+    cast: Callable[..., Any] = lambda name, target: helper.make_node("Cast", [name], [target], to=TensorProto.FLOAT)
+    nodes = []
+    for constant in list(graph.initializer) if precision != "float32" else ():
+        values = numpy_helper.to_array(constant)
+        if values.dtype != np.float32 or values.size < _LARGE or (values.ndim == 1):
+            continue
+        name, stored = constant.name, f"{constant.name}.stored"
+        if precision == "float16":
+            nodes.append(cast(stored, name))
+            small = values.astype(np.float16)
+        else:  # 8 bits, with a scale for each output channel
+            scale = np.maximum(np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True), 1e-12) / 127
+            small = np.round(values / scale).astype(np.int8)
+            graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), f"{name}.scale"))
+            nodes += [cast(stored, f"{name}.steps"), helper.make_node("Mul", [f"{name}.steps", f"{name}.scale"], [name])]
+        graph.initializer.remove(constant)
+        graph.initializer.append(numpy_helper.from_array(small, stored))
+    for node in reversed(nodes):
+        graph.node.insert(0, node)

@@ -180,7 +180,7 @@ def lab_to_rgb8(lab: torch.Tensor) -> torch.Tensor:
         outside.append(_outside(steps) + start)
         _code_words(steps, out=words[start : start + _AT_ONCE])
     for indices in torch.cat(outside).split(_AT_ONCE):
-        fitted = _linear_steps(_limit_chroma(flat.index_select(1, indices)))
+        fitted = _linear_steps(limit_chroma(flat.index_select(1, indices)))
         words.index_copy_(0, indices, _code_words(fitted, out=torch.empty(len(indices), dtype=torch.int32)))
     return words.view(torch.uint8).reshape(*lab.shape[1:], 4)
 
@@ -234,12 +234,13 @@ def _codes() -> torch.Tensor:
     return (linear_to_srgb(linear).clamp(0.0, 1.0) * 255).round().int()
 
 
-def _limit_chroma(lab: torch.Tensor) -> torch.Tensor:
+def limit_chroma(lab: torch.Tensor) -> torch.Tensor:
     """CIELAB ``[3, N]`` with at most the chroma that sRGB has at this L* and hue, from :func:`_chroma_limits`."""
     lightness, a, b = lab
     size = a.abs().add_(b.abs()).clamp_(min=1e-6)
     # The hue as a number from -2 to 2 that needs no arc tangent: how far along the square |a| + |b| = 1 it lies
-    hue = torch.copysign(1 - a / size, b)
+    along = 1 - a / size
+    hue = torch.where(b < 0, -along, along)
     column = hue.add_(2).mul_(_LIMIT_HUES / 4).clamp_(0, _LIMIT_HUES - 1e-3)
     row = (lightness * ((_LIMIT_ROWS - 1) / L_MAX)).clamp_(0, _LIMIT_ROWS - 1 - 1e-3)
     left, upper = column.int(), row.int()
@@ -254,7 +255,7 @@ def _limit_chroma(lab: torch.Tensor) -> torch.Tensor:
 
 @cache
 def _chroma_limits() -> torch.Tensor:
-    """The largest |a*| + |b*| inside sRGB, flat: a row for each L*, in it the hues of :func:`_limit_chroma`."""
+    """The largest |a*| + |b*| inside sRGB, flat: a row for each L*, in it the hues of :func:`limit_chroma`."""
     lightness = torch.linspace(0, L_MAX, _LIMIT_ROWS).repeat_interleave(_LIMIT_HUES + 1)
     hue = torch.linspace(-2, 2, _LIMIT_HUES + 1).repeat(_LIMIT_ROWS)
     a = 1 - hue.abs()
@@ -331,10 +332,13 @@ def downsample_chroma(chroma: torch.Tensor, factor: int) -> torch.Tensor:
     return F.avg_pool2d(chroma, factor)
 
 
-def upsample_columns(chroma: torch.Tensor, width: int, cell: float) -> torch.Tensor:
-    """Bilinear upsampling, first half: ``[2, h, w]`` to ``[2, h, width]``; see :func:`upsample_rows`."""
+def upsample_columns(chroma: torch.Tensor, width: int, cell: float, *, start: int = 0) -> torch.Tensor:
+    """Bilinear upsampling, first half: ``[2, h, w]`` to ``[2, h, width]`` from column ``start`` on.
+
+    See :func:`upsample_rows`.
+    """
     last = chroma.shape[-1] - 1
-    positions = _grid_positions(0, width, cell, chroma).clamp(0, last)
+    positions = _grid_positions(start, start + width, cell, chroma).clamp(0, last)
     lower = positions.floor().long()
     weight = (positions - lower).to(chroma.dtype)
     right = chroma.index_select(-1, (lower + 1).clamp(max=last))

@@ -424,7 +424,7 @@ def encode_lightness(
     maps = [condition]
     for layer in zip(*parts, strict=True):
         features = torch.cat(layer).to(condition.dtype)
-        features = F.layer_norm(features.movedim(1, -1), features.shape[1:2]).movedim(-1, 1)
+        features = F.layer_norm(features.movedim(1, 3), [int(features.shape[1])]).movedim(3, 1)
         maps.append(F.interpolate(features, condition.shape[-2:], mode="bilinear"))
     return torch.cat(maps, dim=1)
 

@@ -286,12 +286,10 @@ class ColorizationPipeline(DiffusionPipeline):
             working_size, borders, hints: as of a call, for this photo.
         """
         size = self.config.working_size if working_size is None else working_size
-        factor = self.config.luma_factor
-        stride = factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
         return prepare_photo(
             read_photo(photo),
             working_size=check_count("working_size", size),
-            stride=stride if self.image_encoder is None else math.lcm(stride, _ENCODER_STRIDE),
+            stride=self.stride,
             cell=self.chroma_cell,
             borders=borders,
             hints=hints,
@@ -393,6 +391,12 @@ class ColorizationPipeline(DiffusionPipeline):
             deep: yields float32 sRGB ``[3, rows, W]`` in [0, 1]; else 8-bit ``[rows, W, 4]``, see :func:`compose`.
         """
         return compose(prepared, chroma * intensity, deep=deep)
+
+    @property
+    def stride(self) -> int:
+        """What height and width of the picture at working size are multiples of."""
+        stride = self.config.luma_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        return stride if self.image_encoder is None else math.lcm(stride, _ENCODER_STRIDE)
 
     @property
     def chroma_cell(self) -> int:
