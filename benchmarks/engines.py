@@ -3,12 +3,11 @@
     taskset -c 1 python benchmarks/engines.py --photos 'scenes/validation-*.parquet' -o docs/measurements/speed
 
 With --photos whole colourings are compared too: their time, and how far their colours are from float32's at the same
-seed. Needs the extras export, train and evaluate.
+seed. Needs the extras train and evaluate.
 """
 
 import argparse
 import copy
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +20,6 @@ from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline
 from colorized_pipeline.diffusion.color import rgb_to_lab
 from colorized_pipeline.evaluation.colors import delta_e
 from colorized_pipeline.evaluation.report import colorize, hardware
-from colorized_pipeline.export import ExportedUNet, export_unet
 from colorized_pipeline.training.data import ColorizationDataset
 from colorized_pipeline.training.sources import open_source
 
@@ -34,11 +32,8 @@ NAMES = (
     "bfloat16 weights",
     "bfloat16 weights, channels_last",
     "torch.compile",
-    "ONNX Runtime, float32",
-    "OpenVINO, float32",
-    "OpenVINO, bfloat16",
 )
-KEPT = ("bfloat16 weights, channels_last", "ONNX Runtime, float32", "OpenVINO, bfloat16")  # options of the command
+KEPT = ("bfloat16 weights, channels_last",)  # options of the command
 
 Network = Callable[..., Any]
 
@@ -55,12 +50,6 @@ class _Autocast(torch.nn.Module):
 
 def build(name: str, pipe: ColorizationPipeline, *, threads: int) -> torch.nn.Module:
     """The pipeline's UNet, run in one of the ways of ``NAMES``."""
-    if name.startswith(("ONNX", "OpenVINO")):
-        format_name, precision = name.split(", ")
-        format_name = {"ONNX Runtime": "onnx", "OpenVINO": "openvino"}[format_name]
-        with tempfile.TemporaryDirectory() as folder:
-            export_unet(pipe, Path(folder), format_name=format_name, precision=precision)
-            return ExportedUNet(Path(folder), threads=threads)
     unet = copy.deepcopy(pipe.unet)
     if name == "torch.compile":
         unet.compile(dynamic=False)

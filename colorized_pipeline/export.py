@@ -1,8 +1,8 @@
 """The whole pipeline as ONNX graphs, for programs without PyTorch and for browsers. Needs the extra ``export``.
 
-The graphs are traced from the pipeline's own code: *read* (pixels to lightness), *draw* (lightness and noise to chroma:
-image encoder, all steps, guidance) and *show* (lightness and chroma to sRGB: upsampling, gamut). Beside them lie a
-runner of one file, and what it must know of the checkpoint.
+The graphs are traced from the pipeline's own code: *read* (pixels to lightness), *draw* (lightness and noise to
+chroma: image encoder, all steps, guidance) and *show* (lightness and chroma to sRGB: upsampling, gamut). Beside them
+lie a runner of one file, and what it must know of the checkpoint.
 
 >>> export_pipeline(load_default(), Path("embed"))
 """
@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from diffusers.schedulers import scheduling_ddpm
 from . import __version__
 from .archive.labels import Label, build_xmp
 from .diffusion import pipeline as pipeline_module
-from .diffusion.color import gray_to_lightness, limit_chroma, lab_to_rgb, rgb_to_gray, upsample_columns
+from .diffusion.color import gray_to_lightness, lab_to_rgb, limit_chroma, rgb_to_gray, upsample_columns
 from .diffusion.photo import Lightness, PreparedPhoto
 from .diffusion.pipeline import ColorizationPipeline
 
@@ -37,7 +37,7 @@ DESCRIPTION = "colorized.json"
 EMBED = Path(__file__).parent / "embed"
 
 _OPSET = 18  # the first that resizes with antialiasing
-_LARGE = 1024  # numbers of a constant that is stored in a smaller type
+_LARGE = {"float16": 2**10, "int8": 2**15}  # numbers of a constant that is stored in a smaller type
 
 
 class Read(torch.nn.Module):
@@ -50,9 +50,9 @@ class Read(torch.nn.Module):
     def forward(self, rgb: torch.Tensor, size: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         lightness = gray_to_lightness(rgb_to_gray(rgb.permute(2, 0, 1) / 255))
         rows, columns = size[0], size[1]
-        small = F.interpolate(lightness[None], (rows, columns), mode="bilinear", antialias=True)  # type: ignore[arg-type]
+        small = F.interpolate(lightness[None], (rows, columns), mode="bilinear", antialias=True)
         down, right = -rows % self.stride, -columns % self.stride
-        return lightness, F.pad(small, (0, right, 0, down), mode="reflect")  # type: ignore[arg-type]
+        return lightness, F.pad(small, (0, right, 0, down), mode="reflect")
 
 
 class Draw(torch.nn.Module):
@@ -88,8 +88,8 @@ class Show(torch.nn.Module):
         self, lightness: torch.Tensor, chroma: torch.Tensor, cell: torch.Tensor, top: torch.Tensor
     ) -> torch.Tensor:
         rows, columns = lightness.shape[-2:]
-        wide = upsample_columns(chroma, columns, cell[1])  # type: ignore[arg-type]
-        full = upsample_columns(wide.transpose(1, 2), rows, cell[0], start=top).transpose(1, 2)  # type: ignore[arg-type]
+        wide = upsample_columns(chroma, columns, cell[1])
+        full = upsample_columns(wide.transpose(1, 2), rows, cell[0], start=top).transpose(1, 2)
         lab = limit_chroma(torch.cat((lightness, full)).flatten(1)).reshape(3, rows, columns)
         return (lab_to_rgb(lab).clamp(0.0, 1.0) * 255).round().to(torch.uint8).permute(1, 2, 0)
 
@@ -236,21 +236,21 @@ def _store_weights(graph: Any, precision: str) -> None:
     """Large constants in a smaller type, each with nodes that bring it back: a runtime folds them when it loads."""
     from onnx import TensorProto, helper, numpy_helper
 
-    cast: Callable[..., Any] = lambda name, target: helper.make_node("Cast", [name], [target], to=TensorProto.FLOAT)
     nodes = []
     for constant in list(graph.initializer) if precision != "float32" else ():
         values = numpy_helper.to_array(constant)
-        if values.dtype != np.float32 or values.size < _LARGE or (values.ndim == 1):
+        if values.dtype != np.float32 or values.ndim == 1 or values.size < _LARGE[precision]:
             continue
-        name, stored = constant.name, f"{constant.name}.stored"
+        name, stored, steps = constant.name, f"{constant.name}.stored", f"{constant.name}.steps"
         if precision == "float16":
-            nodes.append(cast(stored, name))
             small = values.astype(np.float16)
-        else:  # 8 bits, with a scale for each output channel
+            nodes.append(helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT))
+        else:  # steps of a scale for each output channel
             scale = np.maximum(np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True), 1e-12) / 127
             small = np.round(values / scale).astype(np.int8)
             graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), f"{name}.scale"))
-            nodes += [cast(stored, f"{name}.steps"), helper.make_node("Mul", [f"{name}.steps", f"{name}.scale"], [name])]
+            nodes.append(helper.make_node("Cast", [stored], [steps], to=TensorProto.FLOAT))
+            nodes.append(helper.make_node("Mul", [steps, f"{name}.scale"], [name]))
         graph.initializer.remove(constant)
         graph.initializer.append(numpy_helper.from_array(small, stored))
     for node in reversed(nodes):

@@ -1,9 +1,12 @@
-"""Exported networks against PyTorch's: equal output at any batch and grid, in a pipeline, from the command."""
+"""Exported graphs against the pipeline: the same picture from the same noise, by the runner alone."""
 
+import importlib.util
 import json
-import shutil
-from concurrent.futures import ThreadPoolExecutor
+import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,152 +14,115 @@ import torch
 from conftest import make_pipeline
 from PIL import Image
 from skimage import data as skimage_data
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
-from colorized_pipeline import export
+from colorized_pipeline import EXAMPLES, ColorizationPipeline, load_default
+from colorized_pipeline.archive.labels import DIGITAL_SOURCE_TYPE
 from colorized_pipeline.cli import app
-from colorized_pipeline.export import FORMATS, ExportedUNet, export_unet, use_engine
+from colorized_pipeline.export import EMBED, PRECISIONS, export_pipeline
 
-for package in ("onnxscript", "onnxruntime", "openvino"):
+for package in ("onnx", "onnxruntime"):
     pytest.importorskip(package)
 
 
-@pytest.fixture(scope="module", params=FORMATS)
-def engine(request: pytest.FixtureRequest, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the command writes of the tiny checkpoint in each format."""
-    folder = tmp_path_factory.mktemp("engines") / request.param
-    result = run("export", str(checkpoint), "-o", str(folder), "--format", request.param)
-    assert result.exit_code == 0, result.output
-    assert "equal to PyTorch's within" in result.stdout and str(folder) in result.stdout
+def load_runner(folder: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("exported_runner", folder / "colorize.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def both(
+    pipe: ColorizationPipeline, folder: Path, photo: Image.Image, **options: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """The pipeline's picture and the runner's, from the noise of the same generator."""
+
+    class Colorizer(load_runner(folder).Colorizer):  # type: ignore[misc]
+        def make_noise(self, seed: int, shape: tuple[int, ...]) -> np.ndarray:
+            generator = torch.Generator().manual_seed(seed)
+            return torch.cat([torch.randn((1, *shape[1:]), generator=generator) for _ in range(shape[0])]).numpy()
+
+    generator = torch.Generator().manual_seed(7)
+    pipe.set_progress_bar_config(disable=True)
+    expected = pipe(photo, generator=[generator], borders=False, **options).images[0]
+    found = Colorizer(folder, threads=1).colorize(photo, seed=7, **options)
+    return np.asarray(expected).astype(int), np.asarray(found).astype(int)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package's own checkpoint, as the command exports it."""
+    folder = tmp_path_factory.mktemp("export") / "embed"
+    done = CliRunner().invoke(app, ["export", "-o", str(folder)])
+    assert done.exit_code == 0 and f"python {folder}/colorize.py" in done.stdout, done.output
     return folder
 
 
-def run(*words: str) -> Result:
-    return CliRunner().invoke(app, list(words))
+@pytest.mark.parametrize("encoder", [False, True])
+def test_graphs_of_any_pipeline_at_any_shape(encoder: bool, tmp_path: Path) -> None:
+    pipe = make_pipeline(encoder=encoder)
+    export_pipeline(pipe, tmp_path / "embed", precision="float32")
+    camera = skimage_data.camera()
+    for photo in (camera[:100, :80], camera[:37, :300], camera[:32, :32], skimage_data.astronaut()[:200, :64]):
+        expected, found = both(pipe, tmp_path / "embed", Image.fromarray(photo), intensity=0.7)
+        assert found.shape == expected.shape and (np.abs(found - expected) > 1).mean() < 1e-3
 
 
-@torch.no_grad()
-def test_output_is_pytorchs_at_any_batch_grid_and_time(engine: Path) -> None:
-    unet, exported = make_pipeline().unet, ExportedUNet(engine)
-    limit = export.TOLERANCE[exported.description["precision"]]
-    for shape, timestep in (((1, 18, 8, 8), 7), ((5, 18, 24, 10), 993), ((2, 18, 2, 40), 400)):
-        sample = torch.randn(shape, generator=torch.Generator().manual_seed(timestep))
-        expected, found = unet(sample, timestep).sample, exported(sample, torch.tensor(timestep)).sample
-        assert found.shape == expected.shape and found.dtype == torch.float32
-        difference = (found - expected).abs().max()
-        assert difference <= limit * expected.abs().max()
-        assert difference < (unet(sample, (timestep + 300) % 1000).sample - found).abs().max()  # it reads the time
+def test_runner_paints_what_the_pipeline_paints(exported: Path) -> None:
+    pipe = load_default()
+    for file in EXAMPLES:
+        expected, found = both(pipe, exported, Image.open(file))
+        assert (np.abs(found - expected) > 1).mean() < 1e-3, file.name
+    other = np.asarray(load_runner(exported).Colorizer(exported).colorize(Image.open(file), seed=1)).astype(int)
+    assert (np.abs(other - expected) > 1).mean() > 0.3  # another seed is another picture
 
 
-def test_pipeline_draws_the_same_pictures(engine: Path) -> None:
-    photos = [skimage_data.camera()[:100, :80], skimage_data.camera()[:64, :64]]
-    pipe = make_pipeline()
-
-    def draw() -> list[np.ndarray]:
-        return pipe(photos, generator=torch.Generator().manual_seed(3), output_type="np").images
-
-    expected = draw()
-    use_engine(pipe, engine)
-    assert isinstance(pipe.unet, ExportedUNet) and pipe.unet.config.in_channels == 18
-    found = draw()
-    # A random network turns bfloat16's rounding into more than a trained one does (ΔE 0.1, docs/measurements/speed.md)
-    limit = 1e-3 if engine.name == "onnx" else 0.2
-    assert max(np.abs(a - b).max() for a, b in zip(expected, found, strict=True)) < limit
-    apart = pipe(photos, generator=torch.Generator().manual_seed(4), output_type="np").images
-    assert all(np.abs(a - b).mean() < np.abs(c - b).mean() / 4 for a, b, c in zip(expected, found, apart, strict=True))
-    assert all(np.array_equal(a, b) for a, b in zip(found, draw(), strict=True))
-
-
-def test_calls_at_once_give_what_they_give_alone(engine: Path) -> None:
-    exported = ExportedUNet(engine, threads=1, streams=2)
-    samples = torch.randn(8, 2, 18, 8, 8, generator=torch.Generator().manual_seed(0))
-    alone = [exported(sample, 500).sample for sample in samples]
-    with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda sample: exported(sample, 500).sample, samples))
-    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+def test_runner_alone_writes_a_labelled_photo(exported: Path, tmp_path: Path) -> None:
+    photo = tmp_path / "scan & co.png"
+    Image.fromarray(skimage_data.camera()[:90, :120]).save(photo)
+    code = (
+        "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__');"
+        "assert not {'torch', 'diffusers', 'transformers', 'colorized_pipeline'} & set(sys.modules)"
+    )
+    for ending in ("jpg", "png", "tif", "webp"):
+        target = tmp_path / f"colour.{ending}"
+        words = [sys.executable, "-c", code, exported / "colorize.py", photo, "-o", target, "--seed", "5"]
+        subprocess.run(words, check=True, cwd=tmp_path)
+        with Image.open(target) as picture:
+            assert picture.size == (120, 90) and picture.mode == "RGB"
+        shown = CliRunner().invoke(app, ["inspect", str(target)]).stdout
+        assert (
+            "Seed" in shown
+            and "5" in shown
+            and json.loads((exported / "colorized.json").read_text())["checkpoint"] in shown
+        )
+        assert DIGITAL_SOURCE_TYPE.encode() in target.read_bytes() and b"scan%20%26%20co.png" in target.read_bytes()
 
 
-def test_command_colorizes_with_an_engine_and_says_so(engine: Path, checkpoint: Path, tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    for index in range(3):
-        Image.fromarray(skimage_data.camera()[:60, : 60 + 20 * index]).save(tmp_path / "in" / f"{index}.png")
-    common = (str(tmp_path / "in"), "-r", "--checkpoint", str(checkpoint), "--device", "cpu")
-    plain = run("colorize", *common, "-o", str(tmp_path / "plain"))
-    fast = run("colorize", *common, "-o", str(tmp_path / "fast"), "--engine", str(engine))
-    assert plain.exit_code == fast.exit_code == 0, fast.output
-    for index in range(3):
-        a, b = (np.asarray(Image.open(tmp_path / name / f"{index}.png")).astype(int) for name in ("plain", "fast"))
-        assert np.abs(a - b).max() <= 5
-    manifest = next((tmp_path / "fast").glob("*.jsonl")).read_text()
-    names = {"onnx": "onnxruntime", "openvino": "openvino"}
-    assert names[engine.name] in json.loads(manifest.splitlines()[0])["settings"]["engine"]
-    assert names[engine.name] in run("inspect", str(tmp_path / "fast" / "0.png")).stdout
+def test_runner_is_short_and_says_what_is_wrong(exported: Path, tmp_path: Path) -> None:
+    assert len((EMBED / "colorize.py").read_text().splitlines()) <= 100
+    words = [sys.executable, exported / "colorize.py", EXAMPLES[0], "-o", tmp_path / "colour.gif"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 1 and "must end with .jpg" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_engine_of_other_weights_is_refused(engine: Path) -> None:
-    pipe = make_pipeline()
-    with torch.no_grad():
-        next(pipe.unet.parameters()).add_(0.01)
-    with pytest.raises(ValueError, match="another checkpoint"):
-        use_engine(pipe, engine)
-    assert not isinstance(pipe.unet, ExportedUNet)
+def test_weights_in_8_bits_are_half_as_large_and_paint_alike(exported: Path, tmp_path: Path) -> None:
+    pipe = load_default()
+    export_pipeline(pipe, tmp_path / "int8", precision="int8")
+    assert (tmp_path / "int8" / "draw.onnx").stat().st_size < 0.6 * (exported / "draw.onnx").stat().st_size
+    expected, found = both(pipe, tmp_path / "int8", Image.open(EXAMPLES[0]))
+    assert np.abs(found - expected).mean() < 4
 
 
-def test_what_it_cannot_do_is_said(engine: Path) -> None:
-    exported = ExportedUNet(engine)
-    sample = torch.zeros(2, 18, 8, 8)
-    with pytest.raises(ValueError, match="one timestep"):
-        exported(sample, torch.tensor([1, 2]))
-    with pytest.raises(ValueError, match="no gradients"):
-        exported(sample.requires_grad_(), 1)
-
-
-def test_unequal_output_is_an_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file holds another network than the pipeline: what a faulty exporter would give."""
-    write = export._write_onnx
-
-    def write_another(unet: torch.nn.Module, folder: Path) -> None:
-        with torch.no_grad():
-            other = make_pipeline().unet
-            next(other.parameters()).mul_(1.5)
-        write(other, folder)
-
-    monkeypatch.setattr(export, "_write_onnx", write_another)
-    with pytest.raises(ValueError, match="differs from PyTorch's"):
-        export_unet(make_pipeline(), tmp_path / "engine", format_name="onnx")
-    assert list((tmp_path / "engine").iterdir()) == []
-
-
-def test_errors_are_one_line(engine: Path, checkpoint: Path, tmp_path: Path) -> None:
-    photo = tmp_path / "grey.png"
-    Image.fromarray(skimage_data.camera()[:40, :40]).save(photo)
-    damaged = shutil.copytree(engine, tmp_path / "damaged")
-    model = next(file for file in damaged.iterdir() if file.suffix in (".onnx", ".xml"))
-    model.write_bytes(model.read_bytes()[:500])
-    colorize = ("colorize", str(photo), "--checkpoint", str(checkpoint), "-o", str(tmp_path / "out.png"))
-    into = ("export", str(checkpoint), "-o")
-    for words, expected in (
-        ((*colorize, "--engine", str(tmp_path)), "holds no engine"),
-        ((*colorize, "--engine", str(damaged)), "can't be loaded"),
-        ((*colorize, "--engine", str(engine), "--precision", "bfloat16"), "--precision"),
-        ((*into, str(engine)), "isn't an empty folder"),
-        ((*into, str(tmp_path / "new"), "--format", "onnx", "--precision", "bfloat16"), "must be float32"),
-    ):
-        result = run(*words)
-        assert result.exit_code == 2 and expected in result.stderr and "Traceback" not in result.output, words
-        assert len(result.stderr.strip().splitlines()) == 1
-    assert not (tmp_path / "out.png").exists() and not (tmp_path / "new").exists()
-
-
-def test_bfloat16_without_an_engine_stays_near_float32(checkpoint: Path, tmp_path: Path) -> None:
-    photo = tmp_path / "grey.png"
-    Image.fromarray(skimage_data.camera()[:60, :60]).save(photo)
-    pictures = []
-    for precision in ("float32", "bfloat16"):
-        output = tmp_path / f"{precision}.png"
-        words = ("colorize", str(photo), "-o", str(output), "--checkpoint", str(checkpoint), "--device", "cpu")
-        result = run(*words, "--precision", precision)
-        assert result.exit_code == 0, result.output
-        pictures.append(np.asarray(Image.open(output)).astype(int))
-        assert f"torch {precision}" in run("inspect", str(output)).stdout
-    assert 0 < np.abs(pictures[0] - pictures[1]).max() <= 6
+def test_errors_are_one_line(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    done = CliRunner().invoke(app, ["export", str(checkpoint), "-o", str(tmp_path / "full")])
+    assert done.exit_code == 2 and "isn't an empty folder" in done.stderr and len(done.stderr.splitlines()) == 1
+    with pytest.raises(ValueError, match=f"precision must be one of {PRECISIONS[0]}"):
+        export_pipeline(make_pipeline(), tmp_path / "new", precision="bfloat16")
+    regression = ColorizationPipeline(**make_pipeline().components | {"objective": "regression"})
+    with pytest.raises(ValueError, match="only diffusion checkpoints"):
+        export_pipeline(regression, tmp_path / "new")
+    assert not (tmp_path / "new").exists()

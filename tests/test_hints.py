@@ -302,7 +302,6 @@ def test_the_manifest_knows_the_hints(run) -> None:
         (("--hint", "40,30,5:reddish"), 2, "unknown colour 'reddish'"),
         (("--hint", "140,30,5:red"), 1, "lies outside the photo of 84 x 60"),
         (("--hint-mask", "none.png"), 2, "none.png: no such file"),
-        (("--hint", "40,30,5:red", "--engine", "exported"), 2, "hints need derivatives of the network"),
         (("--hint-mask", "small.png"), 1, "painted picture has 9 x 9 pixels"),
         (("grey2.png", "--hint", "40,30,5:red"), 2, "here are 2: give one"),
     ],

@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "publish": {"diffusion", "archive", "batch"},
     "training": {"diffusion", "loading"},
     "evaluation": {"diffusion", "archive", "batch", "training"},
+    "embed": set(),  # what is copied beside exported graphs
 }
 # Names of methods that say nothing about whose they are
 FOREIGN = {name for kind in (str, list, dict, set, io.BytesIO, Path, Tensor, Image, ImageDraw) for name in dir(kind)}

@@ -136,7 +136,7 @@ def build_settings(
 
     Args:
         pipe: what draws.
-        checkpoint: its digest, taken before an engine or another precision took its UNet's place.
+        checkpoint: its digest, taken before another precision took its UNet's place.
         alone: a single photo. The network sees its rows one by one then, and ``BATCH_SIZE`` of several photos.
         others: as they are in :class:`Settings`.
 

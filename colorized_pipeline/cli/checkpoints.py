@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from .console import errors_in_one_line, show
-from .options import PipelineArgument, Precision, command
+from .options import PipelineArgument, command
 
 
 @command
@@ -62,35 +62,26 @@ def export(
         str | None, typer.Argument(help="Pipeline folder or Hub name; the one in the package if not given.")
     ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the network, made if needed; must be empty.")
-    ] = Path("engine"),
-    engine_format: Annotated[
-        Literal["onnx", "openvino"],
-        typer.Option("--format", help="For ONNX Runtime (any processor) or OpenVINO (Intel's and AMD's)."),
-    ] = "onnx",
+        Path,
+        typer.Option("--output", "-o", help="Folder for the graphs and the runner, made if needed; must be empty."),
+    ] = Path("embed"),
     precision: Annotated[
-        Precision | None,
-        typer.Option(help="onnx: float32. openvino: bfloat16 (used where the processor has it) or float32."),
-    ] = None,
+        Literal["float16", "float32", "int8"],
+        typer.Option(help="How the weights are stored; int8 is half as large as float16 and moves colours a little."),
+    ] = "float16",
 ) -> None:
-    r"""Write the network for a faster program on processors, and check that its output equals PyTorch's.
+    r"""Write the whole pipeline as ONNX graphs, with a runner of one file that needs neither PyTorch nor this package.
 
-    Needs `pip install 'colorized\[export]'`. Use it by `colorized colorize --engine FOLDER`.
+    Needs `pip install 'colorized\[export]'`. `python FOLDER/colorize.py photo.jpg -o colour.jpg` needs numpy, pillow
+    and onnxruntime.
     """
-    from ..export import export_unet
+    from ..export import export_pipeline
     from ..loading import load_pipeline, quieten_libraries
 
     quieten_libraries()
-    made = export_unet(
-        load_pipeline(checkpoint),
-        output,
-        format_name=engine_format,
-        precision=precision,
-    )
-    show(
-        f"{output} holds the network for {made['format']}, {made['precision']}: equal to PyTorch's within "
-        f"{made['difference']:.2g} (outputs up to {made['largest']:.2g})"
-    )
+    export_pipeline(load_pipeline(checkpoint), output, precision=precision)
+    size = sum(file.stat().st_size for file in output.iterdir()) / 1e6
+    show(f"{output} holds the pipeline, {size:.1f} MB; use it by: python {output}/colorize.py photo.jpg -o colour.jpg")
 
 
 @command

@@ -213,9 +213,6 @@ class Known:
         from ..sets.known import add_known_colors, add_references
 
         jobs = add_known_colors(jobs)
-        if network.engine:
-            remedy = "known colours need derivatives of the network, which --engine hasn't: leave it out"
-            jobs = [replace(job, refusal=f"{job.known[0].entry}: {remedy}") if job.known else job for job in jobs]
         if self.reference and self.reference.is_dir():
             jobs = add_references(jobs, self.reference)
         if self.consistent == "folder":
@@ -320,10 +317,6 @@ class Network:
             "and all but the same colours."
         ),
     ] = None
-    engine: Annotated[
-        Path | None,
-        typer.Option(help='Folder of "colorized export": that program runs the network, on the processor.'),
-    ] = None
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -334,10 +327,6 @@ class Network:
         ),
     ] = None
 
-    def __post_init__(self) -> None:
-        if self.engine and (self.precision or self.device not in (None, "cpu")):
-            raise ValueError("--engine has its own precision and runs on the cpu: leave out --precision and --device")
-
     @lru_cache(maxsize=1)  # noqa: B019 (of one run, which may look at photos first, or watch a folder)
     def load(self, device: str | None) -> "tuple[ColorizationPipeline, dict[str, Any]]":
         """The pipeline, and for the label: its digest, and the program and precision that run its UNet, in words."""
@@ -346,14 +335,8 @@ class Network:
         from ..loading import load_pipeline, quieten_libraries
 
         quieten_libraries()
-        pipe = load_pipeline(self.checkpoint, device="cpu" if self.engine else device or self.device)
+        pipe = load_pipeline(self.checkpoint, device=device or self.device)
         digest = pipe.digest()
-        if self.engine:
-            from ..export import use_engine
-
-            # As many calls at once as a batch of photos makes, each on a thread of its own
-            engine = use_engine(pipe, self.engine, threads=1, streams=os.cpu_count() or 1)
-            return pipe, {"checkpoint": digest, "engine": engine.name}
         if self.precision == "bfloat16":
             pipe.unet.to(torch.bfloat16)
             pipe.unet.to(memory_format=torch.channels_last)  # measured together, see benchmarks/README.md
@@ -459,8 +442,6 @@ def colorize(
     """
     from ..archive.files import find_photos
 
-    if network.engine and (known.hint or known.hint_mask):
-        raise ValueError("hints need derivatives of the network, which --engine hasn't: leave it out")
     labels.make_signer()  # what is wrong with it is said before the work
     files = replace(files, recursive=files.recursive or files.watch or files.ray is not None)
     failed, order = 0, Order(files, colors, variants, known, labels, beside, network)
@@ -600,8 +581,8 @@ def _work(order: Order, part: "Part", *, notes: "Sequence[str]") -> Counter[str]
         if files.ray and temporary:
             from ..batch.cluster import join_cluster, run_on_cluster
 
-            device = "cpu" if order.network.engine else order.network.device
             stack.enter_context(join_cluster(files.ray))
+            device = order.network.device
             shared = run_on_cluster(part.jobs, order, output=files.output, temporary=temporary, device=device)
             return _follow(lambda _: shared, order, part, notes=notes)
         make_batch = order.open(part.device)

@@ -489,7 +489,7 @@ class ColorizationPipeline(DiffusionPipeline):
         """What this checkpoint is known by: SHA-256 of its weights (16 digits), and of its configuration (8 digits).
 
         Defaults that a call may change (steps, guidance scale, working size) aren't part of it. Take it before another
-        precision or an exported engine takes the place of the UNet.
+        precision takes the place of the UNet's.
         """
         weights = hashlib.sha256()
         for part in (self.unet, self.image_encoder):

@@ -18,6 +18,7 @@ import onnxruntime
 from PIL import Image, ImageOps, PngImagePlugin
 
 STRIP_PIXELS = 2**20  # a photo is shown strip by strip, so that a large one needs little memory
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 
 
 class Colorizer:
@@ -47,32 +48,25 @@ class Colorizer:
         lightness, working = self.read.run(None, {"rgb": rgb, "size": size})
 
         grid = [edge // self.facts["noise_cell"] for edge in working.shape[2:]]
-        noise = np.random.default_rng(seed).standard_normal((*self.facts["noise"], *grid), np.float32)
+        noise = self.make_noise(seed, (*self.facts["noise"], *grid))
         (chroma,) = self.draw.run(None, {"lightness": working, "noise": noise})
 
-        cell = (np.array([height, width]) / size * self.facts["chroma_cell"]).astype(np.float32)
-        rows = max(1, STRIP_PIXELS // width)
-        strips = [
-            self.show.run(
-                None,
-                {
-                    "lightness": lightness[:, top : top + rows],
-                    "chroma": chroma * np.float32(intensity),
-                    "cell": cell,
-                    "top": np.array(top),
-                },
-            )[0]
-            for top in range(0, height, rows)
-        ]
+        cell = np.array([height, width]) / size * self.facts["chroma_cell"]
+        given = {"chroma": chroma * np.float32(intensity), "cell": cell.astype(np.float32)}
+        strips, rows = [], max(1, STRIP_PIXELS // width)
+        for top in range(0, height, rows):
+            strip = {"lightness": lightness[:, top : top + rows], "top": np.array(top)}
+            strips += self.show.run(None, given | strip)
         return Image.fromarray(np.concatenate(strips))
+
+    def make_noise(self, seed: int, shape: tuple[int, ...]) -> np.ndarray:
+        """What the drawing starts from, and what each step but the last adds."""
+        return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
     def label(self, name: str, content: bytes, *, seed: int) -> bytes:
         """XMP that says that a model made the colours, and of which file: put it into everything you save."""
-        places = {"NAME": quote(name), "SHA256": hashlib.sha256(content).hexdigest(), "SEED": str(seed)}
-        xmp = self.facts["xmp"]
-        for place, text in places.items():
-            xmp = xmp.replace(f"PHOTO_{place}", text)
-        return xmp.encode()
+        xmp = self.facts["xmp"].replace("PHOTO_NAME", quote(name)).replace("PHOTO_SEED", str(seed))
+        return xmp.replace("PHOTO_SHA256", hashlib.sha256(content).hexdigest()).encode()
 
 
 def save(picture: Image.Image, file: Path, xmp: bytes) -> None:
@@ -93,7 +87,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help=".jpg, .png, .webp or .tif")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other colours")
     order = parser.parse_args()
-    if order.output.suffix.lower() not in (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"):
+    if order.output.suffix.lower() not in ENDINGS:
         sys.exit(f"{order.output}: the output must end with .jpg, .png, .webp or .tif")
     with Image.open(order.photo) as photo:
         colorizer = Colorizer(Path(__file__).parent)
