@@ -9,6 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from hypothesis import settings
 from transformers import EfficientNetConfig, EfficientNetModel
 
 from colorized_pipeline import ColorizationPipeline
@@ -16,6 +17,7 @@ from colorized_pipeline.diffusion.photo import condition_channels
 from colorized_pipeline.training.networks import build_unet
 
 torch.set_num_threads(1)
+settings.register_profile("long", max_examples=1000)
 
 ENCODER_LAYERS = (1, 2)
 

@@ -31,8 +31,9 @@ import tifffile
 from PIL import Image
 from typer.testing import CliRunner
 
-from colorized_pipeline import cli
+from colorized_pipeline import cli, load_pipeline
 from colorized_pipeline.archive.scans import hash_file
+from colorized_pipeline.batch import overlap  # noqa: F401  the command imports it when it is needed
 from colorized_pipeline.batch.manifest import MANIFEST_NAME, Manifest
 
 
@@ -93,6 +94,7 @@ def run_trials(work: Path, *, trials: int, photos: int, options: list[str], seed
     source, output = work / "in", work / "out"
     make_photos(source, photos)
     before = results(source)
+    load_pipeline(dict(zip(options[::2], options[1::2], strict=True)).get("--checkpoint"))  # once, not in every fork
     words = ["colorize", str(source), "-o", str(work / "reference"), "--recursive", *options]
     started = time.monotonic()
     if run_forked(words):
@@ -171,9 +173,13 @@ def run_ray_trials(work: Path, *, trials: int, photos: int, options: list[str], 
     cluster, rng, faults, killed, finished = start_cluster(), random.Random(seed), list[str](), 0, 0
     while killed < trials:
         running = start_ray_command(cluster, work / "in", work / "out", options)
+        done = 0
         while running.poll() is None:
-            time.sleep(rng.uniform(0.2, 2))
+            time.sleep(rng.uniform(0, 1))
+            if len(results(work / "out")) == done:
+                continue  # no process has come to a photo since the last was killed
             if killed < trials and (processes := working_processes(cluster)):
+                done = len(results(work / "out"))
                 os.kill(rng.choice(processes), signal.SIGKILL)
                 killed += 1
         said = running.communicate()[0]

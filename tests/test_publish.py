@@ -333,16 +333,39 @@ def test_page_says_that_it_needs_a_server(archive: Path, browser: Any) -> None:
     page.close()
 
 
+def fetch_from_npm(name: str, script: str, folder: Path) -> Path:
+    """One file of a package."""
+    if not shutil.which("npm"):
+        pytest.skip("needs npm: apt-get install npm")
+    subprocess.run(["npm", "pack", "--silent", name], cwd=folder, check=True, timeout=300)
+    (package,) = folder.glob(f"{name.partition('@')[0]}-*.tgz")
+    shutil.unpack_archive(package, folder, "gztar")
+    return folder / "package" / script
+
+
+@pytest.mark.slow
+def test_axe_finds_no_fault(archive: Path, browser: Any, serve: Any, tmp_path: Path) -> None:
+    """The usual program for accessibility, at the folders, the photos of one, a photo, and an error."""
+    axe = fetch_from_npm("axe-core@4", "axe.min.js", tmp_path)
+    url = serve(archive / "site")
+    page = browser.new_page()
+    photos = f"#manifests/{quote('box 1')}/manifest.json"
+    for place, title in (("", "Folders"), (photos, "box 1"), (f"{photos};1", "The photographer"), ("#no", "Folders")):
+        page.goto("about:blank")
+        page.goto(f"{url}/{place}")
+        page.get_by_role("heading", name=title).wait_for()
+        page.wait_for_timeout(500)
+        page.add_script_tag(path=axe)
+        found = page.evaluate("axe.run({resultTypes: ['violations', 'incomplete']})")
+        assert [(one["id"], one["nodes"][0]["html"]) for one in found["violations"] + found["incomplete"]] == []
+        assert len(found["passes"]) > 15
+    page.close()
+
+
 @pytest.mark.slow
 def test_mirador_opens_the_manifest(archive: Path, browser: Any, serve: Any, tmp_path: Path) -> None:
     """An independent viewer, from npm: shows the choice and the statement."""
-    if not shutil.which("npm"):
-        pytest.skip("needs npm: apt-get install npm")
-    subprocess.run(["npm", "pack", "--silent", "mirador@4"], cwd=tmp_path, check=True, timeout=300)
-    (package,) = tmp_path.glob("mirador-*.tgz")
-    shutil.unpack_archive(package, tmp_path, "gztar")
-    script = next((tmp_path / "package" / "dist").glob("mirador.min.js"))
-    shutil.copy(script, tmp_path / "mirador.js")
+    shutil.copy(fetch_from_npm("mirador@4", "dist/mirador.min.js", tmp_path), tmp_path / "mirador.js")
     url = serve(tmp_path)
     site_url = serve(tmp_path / "site")
     for name in ("scans", "colours"):

@@ -156,7 +156,7 @@ def _share(jobs: Sequence[Job], run: Any, manifest: KeptManifest, size: dict[str
         except RayError as error:  # the process or its machine died
             del given[stream]
             if task.tries < _MOST_TRIES:
-                ahead.extendleft(_Task([job], task.tries + 1) for job in reversed(task.jobs))
+                ahead.extend(_Task([job], task.tries + 1) for job in task.jobs)  # last: it may have been them
             else:
                 yield from _give_up(task.jobs, type(error).__name__, manifest)
         else:
