@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 from colorized_pipeline.archive.copies import mark_mask, read_label
 from colorized_pipeline.archive.inspection import describe
 from colorized_pipeline.archive.labels import NOTE, find_packet
+from colorized_pipeline.archive.scans import hash_file
+from colorized_pipeline.batch.manifest import Manifest
 from colorized_pipeline.cli import app
 from colorized_pipeline.publish.layers import write_layers
 from colorized_pipeline.publish.results import Result, find_results, make_result, read_picture
@@ -218,26 +220,63 @@ def test_layers_are_labelled(folders: tuple[Path, Path], tmp_path: Path) -> None
         write_layers(result, tmp_path / "layers.xcf")
 
 
-@pytest.mark.parametrize("ending", READERS)
-def test_krita_opens_the_layers(folders: tuple[Path, Path], tmp_path: Path, ending: str) -> None:
-    """An independent program recombines them, and comes to our picture."""
-    if not shutil.which("krita") or not shutil.which("xvfb-run"):
-        reason = "layers aren't opened by an independent program: apt-get install krita xvfb"
+KRITA = ("xvfb-run", "-a", "krita", "--export", "--export-filename", "merged.png")
+SCRIPT = """(let* ((image (car (gimp-file-load RUN-NONINTERACTIVE "layers.psd" "layers.psd")))
+                  (layer (car (gimp-image-merge-visible-layers image CLIP-TO-IMAGE))))
+             (file-png-save-defaults RUN-NONINTERACTIVE image layer "merged.png" "merged.png")
+             (gimp-quit 0))"""
+PROGRAMS = {
+    "krita.psd": (*KRITA, "layers.psd"),
+    "krita.ora": (*KRITA, "layers.ora"),
+    "gimp.psd": ("gimp", "-i", "-d", "-f", "-b", SCRIPT),  # Debian's GIMP doesn't read OpenRaster
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_independent_programs_open_the_layers(folders: tuple[Path, Path], tmp_path: Path, program: str) -> None:
+    """They recombine them, and come to our picture."""
+    words, ending = PROGRAMS[program], program[-4:]
+    if not shutil.which(words[0]) or not shutil.which(program[:-4]):
+        reason = f"layers aren't opened by {program[:-4]}: apt-get install krita xvfb gimp"
         warnings.warn(reason, stacklevel=1)
         pytest.skip(reason)
     result = result_of(folders, "variants/camera")
     write_layers(result, tmp_path / f"layers{ending}")
-    words = ["xvfb-run", "-a", "krita", "--export", "--export-filename", "krita.png", f"layers{ending}"]
     home = tmp_path / "home"
     home.mkdir()
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(home), "LC_ALL": "C.UTF-8"}
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, timeout=240)
-    assert (tmp_path / "krita.png").exists(), done.stderr.decode()
-    seen = unit(np.asarray(Image.open(tmp_path / "krita.png").convert("RGB")))
+    assert (tmp_path / "merged.png").exists(), done.stderr.decode()
+    seen = unit(np.asarray(Image.open(tmp_path / "merged.png").convert("RGB")))
     ours = unit(read_picture(result.copies[0].file))
     assert mean_difference(seen, ours) <= 1.0
     gray = np.repeat(ours.mean(axis=2, keepdims=True), 3, axis=2)
     assert mean_difference(gray, ours) > 2 * mean_difference(seen, ours)  # the colours are really there
+
+
+def test_every_page_has_its_own_and_all_are_recorded(checkpoint: Path, tmp_path: Path) -> None:
+    scans, colours = make_scans(tmp_path / "scans") / BOX_2, tmp_path / "colours"
+    options = ("-o", colours, "-r", "--sheet", "png", "--layers", "psd")
+    colorize(scans, *options, checkpoint=checkpoint)
+    files = {file.name: file for file in (colours / "album").iterdir()}
+    extras = {f"pages{page}-{kind}" for page in ("", "-page2") for kind in ("sheet.png", "layers.psd")}
+    assert set(files) == extras | {"pages.tif"}
+    for name, page in (("pages-layers.psd", 0), ("pages-page2-layers.psd", 1)):
+        assert np.abs(read_psd(files[name])[1] - unit(read_picture(files["pages.tif"], page))).max() < 2e-5
+    first, second = (np.asarray(Image.open(files[f"pages{page}-sheet.png"])) for page in ("", "-page2"))
+    assert first.shape != second.shape or (first != second).any()
+    with Manifest(colours) as manifest:
+        for file in files.values():
+            record = manifest.find(file)
+            assert record is not None and record["output_sha256"] == hash_file(file)
+            assert record["source"].endswith("pages.tif")
+    times = {file: file.stat().st_mtime_ns for file in files.values()}
+    colorize(scans, *options, checkpoint=checkpoint)
+    assert times == {file: file.stat().st_mtime_ns for file in files.values()}
+    files["pages-sheet.png"].unlink()
+    colorize(scans, *options, checkpoint=checkpoint)
+    assert np.array_equal(np.asarray(Image.open(files["pages-sheet.png"])), first)
+    assert [result.name.name for result in find_results(colours, scans)[0]] == ["pages"]
 
 
 def test_command_writes_them_beside_the_results(checkpoint: Path, tmp_path: Path) -> None:

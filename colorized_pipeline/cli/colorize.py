@@ -284,23 +284,24 @@ class Beside:
         if LayerFormat.psd in (self.layers or ()) and not find_spec("psd_tools"):
             raise ImportError("--layers psd needs one more package: pip install 'colorized[publish]'")
 
-    def files(self, target: Path) -> list[Path]:
-        """What is written beside a result called ``target``."""
+    def files(self, target: Path, page: int = 0) -> list[Path]:
+        """What is written beside a result called ``target`` of one of its pages."""
         from ..publish.extras import extra_files
 
         sheets, layers = ([one.value for one in chosen or ()] for chosen in (self.sheet, self.layers))
-        return extra_files(target, sheets=sheets, layers=layers)
+        return extra_files(target, sheets=sheets, layers=layers, page=page)
 
-    def write(self, scan: Path, copies: list[Path], target: Path) -> str:
+    def write(self, job: "Job", batch: "Batch") -> str:
         """Write what is missing beside a photo's colour copies; returns what went wrong."""
-        if not self.files(target):
+        if not self.files(job.target):
             return ""
         from ..publish.extras import write_extras
 
         try:
-            write_extras(scan, copies, self.files(target))
+            extras = partial(self.files, job.target)
+            write_extras(job, batch.settings.of(job), extras, manifest=batch.manifest)
         except (OSError, ValueError, MemoryError) as error:
-            return f"{scan}: {error}"
+            return f"{job.source}: {error}"
         return ""
 
 
@@ -414,10 +415,8 @@ class Order:
     ) -> "Iterator[Outcome]":
         """Colorize photos, and write what goes beside them."""
         for outcome in batch.run(jobs, on_step=on_step):
-            if outcome.state != "failed":
-                copies = batch.settings.files(outcome.job.target)[: batch.settings.copies]
-                if problem := self.beside.write(outcome.job.source, copies, outcome.job.target):
-                    outcome = replace(outcome, state="failed", message=problem)
+            if outcome.state != "failed" and (problem := self.beside.write(outcome.job, batch)):
+                outcome = replace(outcome, state="failed", message=problem)
             yield outcome
 
 

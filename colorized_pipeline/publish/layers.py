@@ -44,8 +44,8 @@ class PictureLayer:
     color: bool = False
 
 
-def write_layers(result: Result, target: Path) -> None:
-    """Write a result as a layered file, of its first page.
+def write_layers(result: Result, target: Path, *, page: int = 0) -> None:
+    """Write a page of a result as a layered file.
 
     Raises:
         ValueError: if the ending is none of ``LAYER_FORMATS``, or the format can't hold so large a picture.
@@ -55,7 +55,7 @@ def write_layers(result: Result, target: Path) -> None:
     kind = target.suffix.lower()
     if kind not in LAYER_FORMATS:
         raise ValueError(f"{target}: layers are written as {' or '.join(LAYER_FORMATS)}")
-    layers = list(_layers(result))
+    layers = list(_layers(result, page))
     merged, xmp = layers[1].pixels, result.copies[0].xmp
     if kind == ".ora":
         with NewFile(target) as new:
@@ -67,10 +67,10 @@ def write_layers(result: Result, target: Path) -> None:
         _write_psd(new.stream, layers, merged, xmp)
 
 
-def _layers(result: Result) -> Iterator[PictureLayer]:
+def _layers(result: Result, page: int) -> Iterator[PictureLayer]:
     """From the bottom; the second is the colours that are shown."""
-    gray = open_scan(result.scan, pages="first", max_megapixels=float("inf")).read_page()
-    shown = read_picture(result.copies[0].file)
+    gray = open_scan(result.scan, max_megapixels=float("inf")).read_page(page)
+    shown = read_picture(result.copies[0].file, page)
     if shown.dtype == np.uint8:
         gray = to_bytes(gray)
     elif gray.dtype == np.uint8:
@@ -79,7 +79,7 @@ def _layers(result: Result) -> Iterator[PictureLayer]:
     yield PictureLayer("scan (grey)", gray)
     for number, copy in enumerate(result.copies, start=1):
         several = f" {number}, seed {copy.label.get('colorized:BaseSeed', '?')}" if len(result.copies) > 1 else ""
-        pixels = shown if number == 1 else read_picture(copy.file)
+        pixels = shown if number == 1 else read_picture(copy.file, page)
         yield PictureLayer(f"colours by a model{several}", pixels, visible=number == 1, color=True)
     if result.uncertainty:
         with Image.open(result.uncertainty) as image:

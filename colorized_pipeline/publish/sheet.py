@@ -11,7 +11,7 @@ from ..archive.copies import ColorPage, draw_mark, mark_mask, write_copy
 from ..archive.files import NewFile
 from ..archive.labels import CREATOR_TOOL, NOTE
 from ..archive.scans import open_scan
-from .results import ColorCopy, Result, read_picture, to_bytes
+from .results import ColorCopy, Result, page_count, read_picture, to_bytes
 
 SHEET_FORMATS = {".jpg": "JPEG", ".png": "PNG", ".pdf": "PDF"}
 _PANE_WIDTH, _PANE_HEIGHT = 1000, 1400  # pixels that a photo has at most, as far as it has them
@@ -19,8 +19,8 @@ _PANE_LEAST = 300  # that a narrow photo's place has, for the mark and the capti
 _PDF_INCHES = 11.0  # width of a PDF's page: A4 and Letter, landscape
 
 
-def write_sheet(result: Result, target: Path) -> None:
-    """Write a result's publication sheet, of the first page and the first copy.
+def write_sheet(result: Result, target: Path, *, page: int = 0) -> None:
+    """Write a result's publication sheet, of a page of the first copy.
 
     Raises:
         ValueError: if the ending is none of ``SHEET_FORMATS``.
@@ -30,21 +30,23 @@ def write_sheet(result: Result, target: Path) -> None:
     if kind is None:
         raise ValueError(f"{target}: a sheet is written as {', '.join(SHEET_FORMATS)}")
     copy = result.copies[0]
-    gray = open_scan(result.scan, pages="first", max_megapixels=float("inf")).read_page()
-    picture = draw_publication(to_bytes(gray), to_bytes(read_picture(copy.file)), caption=caption_of(copy))
+    gray = open_scan(result.scan, max_megapixels=float("inf")).read_page(page)
+    caption = caption_of(copy, page if page_count(result) > 1 else None)
+    picture = draw_publication(to_bytes(gray), to_bytes(read_picture(copy.file, page)), caption=caption)
     with NewFile(target) as new:
         if kind == "PDF":
             _write_pdf(new.stream, picture, copy)
             return
         strips = [torch.from_numpy(np.array(picture)).movedim(-1, 0) / 255]
-        page = ColorPage(picture.height, picture.width, strips, xmp=copy.xmp)
-        write_copy(new.stream, [page], format_name=kind, bits=8)
+        only = ColorPage(picture.height, picture.width, strips, xmp=copy.xmp)
+        write_copy(new.stream, [only], format_name=kind, bits=8)
 
 
-def caption_of(copy: ColorCopy) -> list[str]:
+def caption_of(copy: ColorCopy, page: int | None = None) -> list[str]:
     """The lines below the pictures: title, description, what the colours are, source, maker."""
     label = copy.label
-    source = [f"Source: {copy.source_name} (SHA-256 {copy.source_sha256[:16]}...)"]
+    number = "" if page is None else f", page {page + 1}"
+    source = [f"Source: {copy.source_name}{number} (SHA-256 {copy.source_sha256[:16]}...)"]
     for name, word in (("dc:creator", ""), ("photoshop:Credit", ""), ("dc:rights", "Rights: ")):
         if label.get(name):
             source.append(word + label[name])
