@@ -5,6 +5,7 @@ Every visitor's files lie in folders of their own session and go with it; jobs w
 
 import contextvars
 import html
+import json
 import os
 import secrets
 import tempfile
@@ -48,6 +49,17 @@ _CSS = """
 .uncertainty label {position: static !important; max-width: none !important}
 footer {display: none !important}
 """
+# gradio refuses files that the visitor's system doesn't call pictures, as many do with HEIC or JPEG 2000
+_EVERY_FORMAT = """<script>
+const endings = ENDINGS, type = Object.getOwnPropertyDescriptor(Blob.prototype, "type");
+Object.defineProperty(Blob.prototype, "type", {configurable: true, get() {
+  const ours = this instanceof File && endings.some((ending) => this.name.toLowerCase().endsWith(ending));
+  return ours && !type.get.call(this).startsWith("image/") ? "image/x-photo" : type.get.call(this);
+}});
+addEventListener("click", ({target}) => {
+  if (target.type === "file") target.accept = ["image/*", ...endings].join();
+}, true);
+</script>"""
 
 
 @dataclass(frozen=True)
@@ -103,6 +115,7 @@ def serve(page: gr.Blocks, limits: Limits, **options: Any) -> str:
     _, url, _ = page.launch(
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css=_CSS,
+        head=_EVERY_FORMAT.replace("ENDINGS", json.dumps(sorted(PHOTO_SUFFIXES))),
         max_file_size=f"{limits.file_megabytes}mb",
         run_history=False,
         footer_links=[],

@@ -90,7 +90,7 @@ OTHERS = {  # options of programs that aren't ours
     *("--nproc_per_node", "--standalone", "--multi_gpu", "--num_processes", "--num_machines", "--machine_rank"),
     *("--main_process_ip", "--main_process_port", "--cpu", "--dynamo_backend", "--no-deps", "--array", "--gres"),
     "--help",
-    *("--strip-components", "--head", "--address", "--target", "--rm", "--gpus"),
+    *("--strip-components", "--head", "--address", "--target", "--rm", "--gpus", "--hypothesis-profile"),
 }
 
 
