@@ -34,6 +34,10 @@ from .diffusion.pipeline import ColorizationPipeline
 
 PRECISIONS = ("float16", "float32", "int8")  # how weights are stored; arithmetic is float32. The first is the default
 DESCRIPTION = "colorized.json"
+RUNTIME = (  # of onnxruntime-web, for processors and for WebGPU
+    *("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
+    *("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
+)
 EMBED = Path(__file__).parent / "embed"
 
 _OPSET = 18  # the first that resizes with antialiasing
@@ -94,13 +98,16 @@ class Show(torch.nn.Module):
         return (lab_to_rgb(lab).clamp(0.0, 1.0) * 255).round().to(torch.uint8).permute(1, 2, 0)
 
 
-def export_pipeline(pipe: ColorizationPipeline, folder: Path, *, precision: str = PRECISIONS[0]) -> dict[str, Any]:
+def export_pipeline(
+    pipe: ColorizationPipeline, folder: Path, *, precision: str = PRECISIONS[0], runtime: Path | None = None
+) -> dict[str, Any]:
     """Write the graphs, the runner and ``colorized.json`` into a folder; steps and guidance are the checkpoint's.
 
     Args:
         pipe: in float32, on the CPU.
         folder: made if needed; must be empty.
         precision: of the stored weights, see :data:`PRECISIONS`.
+        runtime: ``dist`` of npm's onnxruntime-web; with it a web page is written in place of the runner.
 
     Returns:
         What ``colorized.json`` says.
@@ -115,6 +122,11 @@ def export_pipeline(pipe: ColorizationPipeline, folder: Path, *, precision: str 
         raise ValueError("only diffusion checkpoints with a DDPMScheduler can be exported; this one isn't")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and isn't an empty folder; choose another")
+    if runtime and (missing := [name for name in RUNTIME if not (runtime / name).is_file()]):
+        raise ValueError(
+            f"{runtime} isn't the folder dist of onnxruntime-web, it has no {missing[0]}; get it by: npm install "
+            "onnxruntime-web, then --runtime node_modules/onnxruntime-web/dist"
+        )
     try:
         import onnx
     except ImportError as error:
@@ -129,7 +141,9 @@ def export_pipeline(pipe: ColorizationPipeline, folder: Path, *, precision: str 
             onnx.save(model, file)
         description = describe(pipe) | {"precision": precision}
         (partial / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
-        shutil.copyfile(EMBED / "colorize.py", partial / "colorize.py")
+        sources = sorted((EMBED / "web").iterdir()) if runtime else [EMBED / "colorize.py"]
+        for source in [*sources, *(runtime / name for name in (RUNTIME if runtime else ()))]:
+            shutil.copyfile(source, partial / source.name)
         for file in sorted(partial.iterdir(), key=lambda file: file.name == DESCRIPTION):  # the description last
             file.rename(folder / file.name)
     return description

@@ -69,6 +69,12 @@ def export(
         Literal["float16", "float32", "int8"],
         typer.Option(help="How the weights are stored; int8 is half as large as float16 and moves colours a little."),
     ] = "float16",
+    web: Annotated[
+        bool, typer.Option("--web", help="A web page instead of the runner: it colorizes in the visitor's browser.")
+    ] = False,
+    runtime: Annotated[
+        Path, typer.Option(help='With --web: folder "dist" of onnxruntime-web, as npm installs it.')
+    ] = Path("node_modules/onnxruntime-web/dist"),
 ) -> None:
     r"""Write the whole pipeline as ONNX graphs, with a runner of one file that needs neither PyTorch nor this package.
 
@@ -79,9 +85,9 @@ def export(
     from ..loading import load_pipeline, quieten_libraries
 
     quieten_libraries()
-    export_pipeline(load_pipeline(checkpoint), output, precision=precision)
-    size = sum(file.stat().st_size for file in output.iterdir()) / 1e6
-    show(f"{output} holds the pipeline, {size:.1f} MB; use it by: python {output}/colorize.py photo.jpg -o colour.jpg")
+    export_pipeline(load_pipeline(checkpoint), output, precision=precision, runtime=runtime if web else None)
+    use = "put it on any web server" if web else f"use it by: python {output}/colorize.py photo.jpg -o colour.jpg"
+    show(f"{output} holds the pipeline, {sum(file.stat().st_size for file in output.iterdir()) / 1e6:.1f} MB; {use}")
 
 
 @command
