@@ -53,7 +53,8 @@ class Read(torch.nn.Module):
 
     def forward(self, rgb: torch.Tensor, size: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         lightness = gray_to_lightness(rgb_to_gray(rgb.permute(2, 0, 1) / 255))
-        rows, columns = size[0], size[1]
+        edges: Any = size  # numbers of the graph, which torch takes in a number's place
+        rows, columns = edges[0], edges[1]
         small = F.interpolate(lightness[None], (rows, columns), mode="bilinear", antialias=True)
         down, right = -rows % self.stride, -columns % self.stride
         return lightness, F.pad(small, (0, right, 0, down), mode="reflect")
@@ -88,12 +89,11 @@ class Show(torch.nn.Module):
     ``cell`` is the height and width of a cell of the chroma grid, in pixels.
     """
 
-    def forward(
-        self, lightness: torch.Tensor, chroma: torch.Tensor, cell: torch.Tensor, top: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, lightness: torch.Tensor, chroma: torch.Tensor, cell: torch.Tensor, top: Any) -> torch.Tensor:
         rows, columns = lightness.shape[-2:]
-        wide = upsample_columns(chroma, columns, cell[1])
-        full = upsample_columns(wide.transpose(1, 2), rows, cell[0], start=top).transpose(1, 2)
+        edges: Any = cell
+        wide = upsample_columns(chroma, columns, edges[1])
+        full = upsample_columns(wide.transpose(1, 2), rows, edges[0], start=top).transpose(1, 2)
         lab = limit_chroma(torch.cat((lightness, full)).flatten(1)).reshape(3, rows, columns)
         return (lab_to_rgb(lab).clamp(0.0, 1.0) * 255).round().to(torch.uint8).permute(1, 2, 0)
 
@@ -142,7 +142,7 @@ def export_pipeline(
         description = describe(pipe) | {"precision": precision}
         (partial / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
         sources = sorted((EMBED / "web").iterdir()) if runtime else [EMBED / "colorize.py"]
-        for source in [*sources, *(runtime / name for name in (RUNTIME if runtime else ()))]:
+        for source in [*sources, *([runtime / name for name in RUNTIME] if runtime else [])]:
             shutil.copyfile(source, partial / source.name)
         for file in sorted(partial.iterdir(), key=lambda file: file.name == DESCRIPTION):  # the description last
             file.rename(folder / file.name)
