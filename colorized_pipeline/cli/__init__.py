@@ -1,18 +1,29 @@
 """The ``colorized`` command: a module for each theme. None of them imports torch before a command works with it."""
 
+import os
+import sys
 from typing import Annotated
 
 import typer
 
 from .._version import __version__
 from . import checkpoints, colorize, evaluate, inspect, publish, web
+from .console import INTERRUPTED
 
 app = typer.Typer(no_args_is_help=True)
 
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    try:
+        app()
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            # Without Python's shutdown: a library's thread that is still at work would sometimes abort it (status -6)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
+        raise
 
 
 def _print_version(wanted: bool) -> None:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import typer
 
+INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
+
 
 @contextmanager
 def errors_in_one_line(*, when_interrupted: str) -> Iterator[None]:
@@ -20,7 +22,7 @@ def errors_in_one_line(*, when_interrupted: str) -> Iterator[None]:
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         say(when_interrupted)
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def say(message: str) -> None:
