@@ -113,6 +113,7 @@ SIDECARS = {
     '{"colours": [{"place": [1, 2], "colour": "red"}]}': "colours[0]: place: [1, 2] is no place; give x,y,radius",
     '{"colours": [{"place": "gone.png", "colour": "red"}]}': "place: 'gone.png' is no place and no picture here",
     '{"colours": [{"place": [1, 2, 3], "colour": "brickish"}]}': "colours[0]: colour: unknown colour 'brickish'",
+    '{"colours": [{"place": [1, 2, 3], "colour": "red", "who": "me"}]}': "colours[0]: 'who' isn't known; give {place",
     '{"colours": [{"place": [1, 2, 3]}]}': "colours[0]: colour: unknown colour ''",
     '{"colours": [{"place": [1, 2, 3], "colour": "red"}, {"place": [999, 2, 3], "colour": "red"}]}': (
         "colours[1]: place: point x=999, y=2 lies outside the photo of 86 x 86 pixels"
@@ -139,6 +140,7 @@ def test_bad_sidecars_name_file_entry_and_remedy_and_the_others_go_on(tmp_path: 
     ("text", "message"),
     [
         ("file,colour\n17.png,red\n", "line 1: has no column place"),
+        ('file,place,colour,author\n17.png,"1,2,3",red,me\n', "line 1: column 'author' isn't known; take it out"),
         ('file,place,colour\n17.png,"1,2,3",red\ngone.png,"1,2,3",red\n', "line 3: file: no 'gone.png' here"),
         ("file,place,colour\n17.png,1,2,3,red\n", 'line 2: more cells than columns; quote places: "120,80,25"'),
         ('file,place,colour\n17.png,"1,2,3",reddish\n', "line 2: colour: unknown colour 'reddish'"),

@@ -21,7 +21,7 @@ TABLE_NAME = "colours.csv"
 VERSION = 1
 _PICTURE_URI = "data:image/png;base64,"
 _COLUMNS = {"file": "file", "place": "place", "colour": "colour", "color": "colour", "note": "note"}
-_COLUMNS |= {"source": "source", "who says so": "source"}
+_COLUMNS |= {"source": "source", "who says so": "source", "who": "source"}
 _PLACES = "give x,y,radius or left,top,right,bottom in pixels of the upright photo, or the name of a picture"
 
 
@@ -124,6 +124,11 @@ def _from_sidecars(job: Job) -> Iterator[KnownColor]:
         for number, entry in enumerate(entries):
             if not isinstance(entry, dict):
                 raise ValueError(f"{file}: colours[{number}]: give {{place, colour, note, source}}, got {entry!r}")
+            unknown = entry.keys() - {"place", "colour", "color", "note", "source"}
+            if unknown:
+                raise ValueError(
+                    f"{file}: colours[{number}]: {min(unknown)!r} isn't known; give {{place, colour, note, source}}"
+                )
             yield _read_entry(entry, f"{file}: colours[{number}]", folder)
 
 
@@ -160,6 +165,11 @@ def _read_table(table: Path, _: int) -> list[tuple[int, dict[str, str]]]:
     missing = [one for one in ("file", "place", "colour") if one not in columns]
     if missing:
         raise ValueError(f"{table}: line 1: has no column {missing[0]}; write file,place,colour,note,source")
+    unknown = [one for one in columns if one and one not in _COLUMNS.values()]
+    if unknown:
+        raise ValueError(
+            f"{table}: line 1: column {unknown[0]!r} isn't known; take it out, or name it note or source (who says so)"
+        )
     reader.fieldnames = columns
     rows = []
     for row in reader:
