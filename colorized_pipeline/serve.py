@@ -41,7 +41,7 @@ from .diffusion.hints import parse_hint
 from .diffusion.pipeline import ColorizationPipeline
 from .diffusion.reading import TooLargeError
 
-_TROUBLE = (OSError, ValueError, TypeError, MemoryError)  # a photo's or a wish's, not the server's
+_ERRORS = (OSError, ValueError, TypeError, MemoryError)  # of a photo or an option, not of the server
 _OPEN = ("/", "/health", "/docs", "/openapi.json")  # to whoever has no token
 _LONGEST_NAME = 150  # bytes of a photo's name; longer ones lose their end
 _CHUNK = 2**18
@@ -88,8 +88,8 @@ def _options(*groups: Any) -> Any:
 _Options: Any = _options(Colors, Variants)
 
 
-class Wishes(_Options):
-    """What may be asked for beside a photo: the command's options under the command's names."""
+class RequestOptions(_Options):
+    """Options of a request: the command's, under the command's names."""
 
     format: Literal["same", "tif", "png", "jpg", "webp"] = Field("same", description="Of the result.")
     pages: Literal["all", "first"] = Field("all", description="Which pages of a TIFF.")
@@ -98,14 +98,14 @@ class Wishes(_Options):
     reference: UploadFile | None = Field(None, description="A colour photo whose palette the results get.")
 
 
-class OnePhoto(Wishes):
-    """A photo and what is wished of it."""
+class OnePhoto(RequestOptions):
+    """A photo and its options."""
 
     photo: UploadFile
 
 
-class ManyPhotos(Wishes):
-    """Photos and what is wished of them."""
+class ManyPhotos(RequestOptions):
+    """Photos and their options."""
 
     photos: list[UploadFile] = Field(min_length=1)
 
@@ -149,40 +149,42 @@ class Job:
         }
 
 
-class House:
-    """Takes photos in, works on them, and forgets them."""
+class Service:
+    """The pipeline, the jobs, and the threads that work on them."""
 
     def __init__(self, pipe: ColorizationPipeline, limits: Limits) -> None:
         self.pipe, self.limits, self.checkpoint = pipe, limits, pipe.digest()
-        self.guests = 0  # requests with photos, now
+        self.in_flight = 0  # requests with photos, now
         self.jobs: dict[str, Job] = {}
         workers = available_cores() if pipe.device.type == "cpu" else 1
         self.pool = ThreadPoolExecutor(workers, "colorize")
 
-    async def take(self, uploads: list[UploadFile], wishes: Wishes) -> Job:
+    async def take(self, uploads: list[UploadFile], options: RequestOptions) -> Job:
         """A job of photos as they came. Raises ``HTTPException`` for what can't be done."""
         folder = tempfile.TemporaryDirectory(prefix="colorized-serve-")
         try:
-            return await asyncio.to_thread(self._take, folder, uploads, wishes)
-        except _TROUBLE as error:
-            raise HTTPException(422, _reason(str(error), folder.name)) from error
+            return await asyncio.to_thread(self._take, folder, uploads, options)
+        except _ERRORS as error:
+            raise HTTPException(422, _without_folders(str(error), folder.name)) from error
 
-    def _take(self, folder: tempfile.TemporaryDirectory[str], uploads: list[UploadFile], wishes: Wishes) -> Job:
+    def _take(
+        self, folder: tempfile.TemporaryDirectory[str], uploads: list[UploadFile], options: RequestOptions
+    ) -> Job:
         root = Path(folder.name)
         photos = [_save(upload, root / "in" / str(number)) for number, upload in enumerate(uploads, start=1)]
-        reference = _save(wishes.reference, root / "reference") if wishes.reference else None
-        if wishes.hint and len(photos) > 1:
+        reference = _save(options.reference, root / "reference") if options.reference else None
+        if options.hint and len(photos) > 1:
             raise ValueError(f"hint: hints are places on one photo, and here are {len(photos)}: give one")
-        values = {name: getattr(wishes, name) for group in (Colors, Variants) for name in map(_name, fields(group))}
+        values = {name: getattr(options, name) for group in (Colors, Variants) for name in map(_name, fields(group))}
         variants = Variants(**{name: values[name] for name in map(_name, fields(Variants))})
         settings = build_settings(
             self.pipe,
             checkpoint=self.checkpoint,
             alone=True,  # so that a photo of a job gives the bytes that it gives by itself
             **values,
-            pages=wishes.pages,
-            mark=wishes.mark,
-            hints=tuple(parse_hint(text) for text in wishes.hint),
+            pages=options.pages,
+            mark=options.mark,
+            hints=tuple(parse_hint(text) for text in options.hint),
             reference=reference,
             max_megapixels=self.limits.megapixels,
         )
@@ -190,7 +192,7 @@ class House:
             Found([(photo, Path(photo.name)) for photo in photos], []),
             root / "out",
             inputs=photos,
-            suffix="" if wishes.format == "same" else f".{wishes.format}",
+            suffix="" if options.format == "same" else f".{options.format}",
             results=variants.results(),
         )
         if reference:
@@ -219,13 +221,13 @@ class House:
         try:
             self._check(photo.source, job.settings.pages)
             (outcome,) = Batch(self.pipe, job.settings, cores=1).run([photo], on_step=on_step)
-        except _TROUBLE as error:
+        except _ERRORS as error:
             status = 413 if isinstance(error, TooLargeError) else 422
             outcome = Outcome(photo, "failed", explain(error, photo.source))
         else:
             status = 422 if outcome.state == "failed" else 200
-        message = _reason(outcome.message, str(photo.source.parent), job.folder.name)
-        notes = [_reason(note, str(photo.source.parent)) for note in outcome.notes]
+        message = _without_folders(outcome.message, str(photo.source.parent), job.folder.name)
+        notes = [_without_folders(note, str(photo.source.parent)) for note in outcome.notes]
         return status, replace(outcome, message=message, notes=notes)
 
     def _check(self, photo: Path, pages: str) -> None:
@@ -268,12 +270,12 @@ def make_server(pipe: ColorizationPipeline, limits: Limits, *, token: str = "") 
     Args:
         token: what requests must carry as ``Authorization: Bearer TOKEN``, if anything.
     """
-    house = House(pipe, limits)
+    service = Service(pipe, limits)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        house.close()
+        service.close()
 
     server = FastAPIOffline(
         title="COLORIZED",
@@ -283,9 +285,9 @@ def make_server(pipe: ColorizationPipeline, limits: Limits, *, token: str = "") 
         lifespan=lifespan,
         dependencies=[Depends(HTTPBearer(auto_error=False))] if token else [],
     )
-    server.add_middleware(Gate, house=house, token=token)
-    _add_photos(server, house)
-    _add_jobs(server, house)
+    server.add_middleware(LimitsMiddleware, service=service, token=token)
+    _add_photos(server, service)
+    _add_jobs(server, service)
 
     @server.get("/", include_in_schema=False)
     def start() -> RedirectResponse:
@@ -294,8 +296,8 @@ def make_server(pipe: ColorizationPipeline, limits: Limits, *, token: str = "") 
     @server.get("/health")
     def health() -> dict[str, Any]:
         """Whether the server works, and how much it has to do."""
-        load = {"requests": house.guests, "jobs": len(house.jobs)}
-        return {"status": "ok", "version": __version__, "checkpoint": house.checkpoint, **load}
+        load = {"requests": service.in_flight, "jobs": len(service.jobs)}
+        return {"status": "ok", "version": __version__, "checkpoint": service.checkpoint, **load}
 
     return server
 
@@ -306,12 +308,12 @@ _FILES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _add_photos(server: FastAPI, house: House) -> None:
+def _add_photos(server: FastAPI, service: Service) -> None:
     @server.post("/colorize", response_class=Response, responses=_FILES)
     async def colorize(request: Request, form: Annotated[OnePhoto, _MULTIPART]) -> Response:
         """A photo for its colour copy: same size, same lightness, same file format. Several files come as a ZIP."""
-        job = await house.take([form.photo], form)
-        job.task = asyncio.create_task(house.work(job))
+        job = await service.take([form.photo], form)
+        job.task = asyncio.create_task(service.work(job))
         try:
             while not (await asyncio.wait({job.task}, timeout=0.5))[0]:
                 if await request.is_disconnected():
@@ -323,25 +325,25 @@ def _add_photos(server: FastAPI, house: House) -> None:
             files = job.results(outcome.job)
             return await (_send(files[0], files[0].name) if len(files) == 1 else _send_zip(job, outcome.job.name.stem))
         finally:
-            house.forget(job)
+            service.forget(job)
 
 
-def _add_jobs(server: FastAPI, house: House) -> None:
+def _add_jobs(server: FastAPI, service: Service) -> None:
     def find(number: str) -> Job:
-        if number not in house.jobs:
+        if number not in service.jobs:
             raise HTTPException(404, f"{number}: no such job; it was deleted, or finished long ago")
-        return house.jobs[number]
+        return service.jobs[number]
 
     @server.post("/jobs", status_code=202)
     async def start_job(form: Annotated[ManyPhotos, _MULTIPART]) -> dict[str, Any]:
         """Many photos: an answer at once, progress and results later."""
-        limits = house.limits
+        limits = service.limits
         if len(form.photos) > limits.photos:
             raise HTTPException(413, f"{len(form.photos)} photos are more than a job may have ({limits.photos})")
-        if len(house.jobs) >= limits.jobs:
+        if len(service.jobs) >= limits.jobs:
             raise HTTPException(429, f"there are {limits.jobs} jobs: delete one or try later", {"Retry-After": "60"})
-        job = await house.take(form.photos, form)
-        house.keep(job)
+        job = await service.take(form.photos, form)
+        service.keep(job)
         return job.state()
 
     @server.get("/jobs/{number}")
@@ -366,14 +368,14 @@ def _add_jobs(server: FastAPI, house: House) -> None:
     @server.delete("/jobs/{number}", status_code=204)
     async def delete_job(number: str) -> None:
         """Cancel a job, and delete its files."""
-        house.forget(find(number))
+        service.forget(find(number))
 
 
-class Gate:
-    """Stands before everything: refuses what is not allowed, too much or too slow, if possible before it is read."""
+class LimitsMiddleware:
+    """Refuses requests that carry no token, bring too much or come too slowly; if possible before they are read."""
 
-    def __init__(self, app: ASGIApp, house: House, token: str) -> None:
-        self.app, self.house, self.token = app, house, token.encode()
+    def __init__(self, app: ASGIApp, service: Service, token: str) -> None:
+        self.app, self.service, self.token = app, service, token.encode()
         self._rates: OrderedDict[str, tuple[float, float]] = OrderedDict()  # what each address has left, and when
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -384,16 +386,16 @@ class Gate:
             status, text, headers = refusal
             return await JSONResponse({"detail": text}, status, headers)(scope, receive, send)
         brings = scope["method"] == "POST"
-        self.house.guests += brings
+        self.service.in_flight += brings
         try:
-            await self.app(scope, self._patient(receive), self._timed(send))
+            await self.app(scope, self._limited_receive(receive), self._limited_send(send))
         except TimeoutError:
             return  # of a client that doesn't read; its connection is closed
         finally:
-            self.house.guests -= brings
+            self.service.in_flight -= brings
 
     def _refuse(self, scope: Scope) -> tuple[int, str, dict[str, str]] | None:
-        headers, limits = dict(scope["headers"]), self.house.limits
+        headers, limits = dict(scope["headers"]), self.service.limits
         is_open = scope["path"] in _OPEN or scope["path"].startswith("/static-offline-docs/")
         given = headers.get(b"authorization", b"").partition(b" ")[2].strip()
         if self.token and not is_open and not secrets.compare_digest(given, self.token):
@@ -403,18 +405,18 @@ class Gate:
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > limits.megabytes * 1e6:
             return 413, self._too_long(), {}
-        if self.house.guests >= limits.queue:
-            return 429, f"{self.house.guests} requests wait already: try later", {"Retry-After": "5"}
+        if self.service.in_flight >= limits.queue:
+            return 429, f"{self.service.in_flight} requests wait already: try later", {"Retry-After": "5"}
         if wait := self._seconds_to_wait((scope.get("client") or ("",))[0]):
             return 429, f"more than {limits.rate} requests a minute: try later", {"Retry-After": f"{wait:.0f}"}
         return None
 
     def _too_long(self) -> str:
-        return f"the request is larger than {self.house.limits.megabytes} megabytes"
+        return f"the request is larger than {self.service.limits.megabytes} megabytes"
 
     def _seconds_to_wait(self, address: str) -> float:
         """Until an address may send a request; 0 if it may now, and then it has one less left."""
-        rate, now = self.house.limits.rate, time.monotonic()
+        rate, now = self.service.limits.rate, time.monotonic()
         left, since = self._rates.pop(address, (float(rate), now))
         left = min(rate, left + (now - since) * rate / 60)
         self._rates[address] = (left - 1 if left >= 1 else left), now
@@ -422,9 +424,9 @@ class Gate:
             self._rates.popitem(last=False)
         return 0.0 if left >= 1 else max(1.0, (1 - left) * 60 / rate)
 
-    def _patient(self, receive: Receive) -> Receive:
+    def _limited_receive(self, receive: Receive) -> Receive:
         """Counts what arrives, and waits for it no longer than the limits say."""
-        limits, read, whole = self.house.limits, 0, False
+        limits, read, whole = self.service.limits, 0, False
         deadline = time.monotonic() + limits.upload
 
         async def next_message() -> Message:
@@ -443,9 +445,9 @@ class Gate:
 
         return next_message
 
-    def _timed(self, send: Send) -> Send:
+    def _limited_send(self, send: Send) -> Send:
         async def next_message(message: Message) -> None:
-            with anyio.fail_after(self.house.limits.silence):
+            with anyio.fail_after(self.service.limits.silence):
                 await send(message)
 
         return next_message
@@ -456,7 +458,7 @@ def run_server(server: FastAPI, listener: Any, *, limits: Limits) -> None:
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
-    class Patient(H11Protocol):
+    class IdleTimeoutProtocol(H11Protocol):
         """Closes connections on which no request comes, or none that ends."""
 
         def connection_made(self, transport: Any) -> None:
@@ -478,7 +480,7 @@ def run_server(server: FastAPI, listener: Any, *, limits: Limits) -> None:
 
     config = uvicorn.Config(
         server,
-        http=Patient,
+        http=IdleTimeoutProtocol,
         log_level="error",
         access_log=False,
         proxy_headers=False,
@@ -506,7 +508,7 @@ def _save(upload: UploadFile, folder: Path) -> Path:
     return file if suffix.lower() in PHOTO_SUFFIXES else file.rename(file.with_suffix(suffix_for(file)))
 
 
-def _reason(text: str, *folders: str) -> str:
+def _without_folders(text: str, *folders: str) -> str:
     for folder in folders:
         text = text.replace(f"{folder}{os.sep}", "")
     return text

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_pipeline
 from gradio_client import Client, handle_file
 from photos import colourful
 from PIL import Image
@@ -34,13 +33,6 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromiu
 
 CAMERA, ROCKET = (next(file for file in EXAMPLES if file.stem == stem) for stem in ("camera", "rocket"))
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1200, "height": 900}
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("app") / "checkpoint"
-    make_pipeline().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

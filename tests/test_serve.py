@@ -33,13 +33,6 @@ SMALL_LIMITS = ("--max-megapixels", "0.5", "--max-mb", "4", "--max-photos", "3",
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("serve") / "checkpoint"
-    make_pipeline().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def server(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """The server's address and the folder of its files."""
     folder = tmp_path_factory.mktemp("server")
