@@ -36,10 +36,10 @@ from .archive.files import Job as PhotoJob
 from .archive.scans import open_scan
 from .batch.overlap import Batch, Outcome, available_cores, explain
 from .batch.settings import build_settings
-from .cli.colorize import Colors, Variants
 from .diffusion.hints import parse_hint
 from .diffusion.pipeline import ColorizationPipeline
 from .diffusion.reading import TooLargeError
+from .options import Colors, Variants
 
 _ERRORS = (OSError, ValueError, TypeError, MemoryError)  # of a photo or an option, not of the server
 _OPEN = ("/", "/health", "/docs", "/openapi.json")  # to whoever has no token

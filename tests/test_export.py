@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from colorized_pipeline import EXAMPLES, ColorizationPipeline, load_default
 from colorized_pipeline.archive.labels import DIGITAL_SOURCE_TYPE
 from colorized_pipeline.cli import app
-from colorized_pipeline.export import EMBED, PRECISIONS, export_pipeline
+from colorized_pipeline.embed.export import EMBED, PRECISIONS, export_pipeline
 
 for package in ("onnx", "onnxruntime"):
     pytest.importorskip(package)

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from colorized_pipeline.archive.labels import DIGITAL_SOURCE_TYPE, read_xmp
 from colorized_pipeline.cli import app
-from colorized_pipeline.export import EMBED
+from colorized_pipeline.embed.export import EMBED
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM, RUNTIME = (

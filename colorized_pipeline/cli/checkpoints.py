@@ -81,7 +81,7 @@ def export(
     Needs `pip install 'colorized\[export]'`. `python FOLDER/colorize.py photo.jpg -o colour.jpg` needs numpy, pillow
     and onnxruntime.
     """
-    from ..export import export_pipeline
+    from ..embed.export import export_pipeline
     from ..loading import load_pipeline, quieten_libraries
 
     quieten_libraries()

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ..options import Colors, Variants
 from .console import printable, say, show
-from .options import Checkpoint, Device, Guidance, Precision, Steps, command
+from .options import Checkpoint, Device, Precision, command
 
 if TYPE_CHECKING:
     from ..archive.files import Found, Job
@@ -105,68 +106,6 @@ class Files:
                 raise ImportError(f"{option} needs one more package: pip install 'colorized[{extra}]'")
         if self.watch and (self.ray or self.shard != "0/1" or int(os.environ.get("WORLD_SIZE", "1")) > 1):
             raise ValueError("--watch works in one process: leave out --ray, --shard, torchrun and accelerate")
-
-
-@dataclass(frozen=True)
-class Colors:
-    """Colours."""
-
-    steps: Steps = None
-    guidance: Guidance = None
-    seed: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Another seed gives other plausible colours. A photo's own seed comes from it and its content."
-        ),
-    ] = 0
-    intensity: Annotated[float, typer.Option(min=0.0, max=10.0, help="Factor on chroma: 0 grey, 1 as drawn.")] = 1.0
-    working_size: Annotated[
-        int | None,
-        typer.Option(
-            min=16,
-            max=1024,
-            help="Shorter side at which the network reads the photo, pixels; time grows with its square. The "
-            "checkpoint's (128) by default; from 160 to 192 colours move little more than with another seed.",
-        ),
-    ] = None
-    borders: Annotated[
-        bool, typer.Option("--borders/--no-borders", help="Find plain mounts and padding, and leave them grey.")
-    ] = True
-
-
-@dataclass(frozen=True)
-class Variants:
-    """Variants."""
-
-    variants: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=64,
-            help="Different colourings of each photo, seeds counted up: OUTPUT-1 is the most typical, the last the "
-            "least, OUTPUT-variants.jpg shows all with their seeds.",
-        ),
-    ] = None
-    uncertainty: Annotated[
-        bool,
-        typer.Option(
-            "--uncertainty",
-            help="Also OUTPUT-uncertainty.png: how far the variants differ in each place. Without --variants 8 are "
-            "drawn and the most typical is written.",
-        ),
-    ] = False
-    consensus: Annotated[
-        Literal["mean", "medoid"] | None,
-        typer.Option(help="Write one copy only: the variants' mean (cautious, pale), or the most typical (medoid)."),
-    ] = None
-
-    def results(self) -> "Callable[[Path], list[Path]]":
-        """All files that come of a photo, given what its result is called."""
-        from ..archive.files import result_files
-        from ..batch.settings import choose_variants
-
-        drawn, kept = choose_variants(**vars(self))
-        return partial(result_files, copies=1 if kept else drawn, uncertainty=self.uncertainty)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from ..evaluation.report import Extent
     from ..training.sources import PhotoSource
 
+from ..options import Guidance, Steps
 from .console import show
-from .options import Checkpoint, Device, Guidance, Precision, Steps, command, named_checkpoint
+from .options import Checkpoint, Device, Precision, command, named_checkpoint
 
 
 @dataclass(frozen=True)

@@ -16,21 +16,7 @@ Checkpoint = Annotated[
     str | None, typer.Option(help="Pipeline folder or Hub name; the one in the package if not given.")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; the fastest there is if not given.")]
-Steps = Annotated[
-    int | None, typer.Option(min=1, max=1000, help="Denoising steps; the checkpoint's default if not given.")
-]
-Guidance = Annotated[
-    float | None,
-    typer.Option(
-        min=0.0,
-        max=20.0,
-        help="Guidance scale: above 1 colours are surer and stronger, at twice the time. The checkpoint's default if "
-        "not given.",
-    ),
-]
 PipelineArgument = Annotated[Path, typer.Argument(help="Pipeline folder, e.g. runs/mine/best.")]
-
-
 Precision = Literal["float32", "bfloat16"]
 
 

@@ -13,24 +13,21 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
-from diffusers.schedulers import scheduling_ddpm
+from torch.overrides import TorchFunctionMode
 
-from . import __version__
-from .archive.labels import Label, build_xmp
-from .diffusion import pipeline as pipeline_module
-from .diffusion.color import gray_to_lightness, lab_to_rgb, limit_chroma, rgb_to_gray, upsample_columns
-from .diffusion.photo import Lightness, PreparedPhoto
-from .diffusion.pipeline import ColorizationPipeline
+from .._version import __version__
+from ..archive.labels import Label, build_xmp
+from ..diffusion.color import gray_to_lightness, lab_to_rgb, limit_chroma, rgb_to_gray, upsample_columns
+from ..diffusion.photo import Lightness, PreparedPhoto
+from ..diffusion.pipeline import ColorizationPipeline
 
 PRECISIONS = ("float16", "float32", "int8")  # how weights are stored; arithmetic is float32. The first is the default
 DESCRIPTION = "colorized.json"
@@ -38,7 +35,7 @@ RUNTIME = (  # of onnxruntime-web, for processors and for WebGPU
     *("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
     *("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
 )
-EMBED = Path(__file__).parent / "embed"
+EMBED = Path(__file__).parent
 
 _OPSET = 18  # the first that resizes with antialiasing
 _LARGE = {"float16": 2**10, "int8": 2**15}  # numbers of a constant that is stored in a smaller type
@@ -60,6 +57,17 @@ class Read(torch.nn.Module):
         return lightness, F.pad(small, (0, right, 0, down), mode="reflect")
 
 
+class GivenNoise(TorchFunctionMode):
+    """Inside a ``with`` block ``torch.randn`` gives these tensors, one after the other, so that a graph takes them."""
+
+    def __init__(self, noise: Iterable[torch.Tensor]) -> None:
+        super().__init__()
+        self.noise = iter(noise)
+
+    def __torch_function__(self, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return next(self.noise) if function is torch.randn else function(*args, **(kwargs or {}))
+
+
 class Draw(torch.nn.Module):
     """L* ``[1, 1, H, W]`` and noise ``[steps, C, h, w]`` to chroma a*, b* ``[2, h', w']``: ``pipe.draw``.
 
@@ -71,15 +79,9 @@ class Draw(torch.nn.Module):
         self.pipe, self.unet, self.image_encoder = pipe, pipe.unet, pipe.image_encoder
 
     def forward(self, lightness: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        given = iter(noise.split(1))
-
-        def take(*_: Any, **__: Any) -> torch.Tensor:
-            return next(given, torch.zeros_like(noise[:1]))  # DDPM scales what follows the last step by 1e-10
-
         photo = PreparedPhoto(Lightness(lightness[0]), lightness[0], (1.0, 1.0), (0, 0, 1, 1))
-        with ExitStack() as stack:  # randomness becomes an input
-            for module in (pipeline_module, scheduling_ddpm):
-                stack.enter_context(patch.object(module, "randn_tensor", take))
+        last = torch.zeros_like(noise[:1])  # DDPM scales what follows the last step by 1e-10
+        with GivenNoise([*noise.split(1), last]):
             return self.pipe.draw(photo, generators=[torch.Generator()])[0]
 
 
