@@ -5,11 +5,12 @@ Values are never decoded to be written again, so that every charset and every un
 
 import io
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO
 
 import numpy as np
+
+from ..diffusion.reading import tiff_directories
 
 EXIF, GPS, INTEROP = 0x8769, 0x8825, 0xA005
 _CHILDREN = (EXIF, GPS, INTEROP)
@@ -64,39 +65,17 @@ def read_block(block: bytes) -> Directory:
     """The first directory of an EXIF block. Raises ``ValueError`` or ``struct.error`` for a damaged one."""
     block = block.removeprefix(b"Exif\0\0")
     stream = io.BytesIO(block)
-    for offset, order, big in iterate_directories(stream):
+    for offset, order, big in tiff_directories(stream):
         return read_directory(stream, offset, order, big=big)
     return Directory()
-
-
-def iterate_directories(stream: IO[bytes]) -> Iterator[tuple[int, str, bool]]:
-    """Offset, byte order and wideness of each chained directory of a TIFF, up to a chain that bites its tail."""
-    stream.seek(0)
-    mark = stream.read(2)
-    if mark not in (b"II", b"MM"):
-        raise ValueError("it doesn't begin with a byte order")
-    order = "<" if mark == b"II" else ">"
-    big = _read(stream, f"{order}H")[0] == 43
-    count, pointer, entry = ("Q", "Q", 20) if big else ("H", "I", 12)
-    stream.seek(8 if big else 4)
-    (offset,) = _read(stream, order + pointer)
-    seen: set[int] = set()
-    while offset and offset not in seen:
-        seen.add(offset)
-        yield offset, order, big
-        stream.seek(offset)
-        (length,) = _read(stream, order + count)
-        stream.seek(offset + struct.calcsize(count) + length * entry)
-        (offset,) = _read(stream, order + pointer)
 
 
 def read_directory(stream: IO[bytes], offset: int, order: str, *, big: bool = False, depth: int = 0) -> Directory:
     """A directory and those of EXIF, GPS and interoperability that it points to; damaged entries are left out."""
     found = Directory()
     stream.seek(offset)
-    (length,) = _read(stream, order + ("Q" if big else "H"))
-    size, start, inline = (20, offset + 8, 8) if big else (12, offset + 2, 4)
-    stream.seek(start)
+    count, size, inline = (8, 20, 8) if big else (2, 12, 4)
+    (length,) = struct.unpack(order + ("Q" if big else "H"), stream.read(count))
     table = stream.read(size * min(length, _MOST_TAGS))
     for position in range(0, len(table) - size + 1, size):
         code, kind, count = struct.unpack_from(order + ("HHQ" if big else "HHI"), table, position)
@@ -168,7 +147,3 @@ def _little_endian(value: bytes, kind: int, order: str) -> bytes:
 def _swap(value: bytes, unit: int) -> bytes:
     whole = len(value) - len(value) % unit
     return np.frombuffer(value[:whole], f">u{unit}").astype(f"<u{unit}").tobytes() + value[whole:]
-
-
-def _read(stream: IO[bytes], form: str) -> tuple[int, ...]:
-    return struct.unpack(form, stream.read(struct.calcsize(form)))

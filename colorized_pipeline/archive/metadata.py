@@ -11,7 +11,8 @@ from typing import IO
 
 from PIL import Image
 
-from .ifd import Directory, decode_text, iterate_directories, read_block, read_directory
+from ..diffusion.reading import jpeg_segments, png_chunks
+from .ifd import Directory, decode_text, read_block, read_directory
 from .labels import Label, build_xmp, join_xmp, read_xmp
 
 IMAGE_DESCRIPTION, XMP_TAG, IPTC_TAG, PHOTOSHOP_TAG = 270, 700, 33723, 34377
@@ -35,7 +36,6 @@ JP2_GEO = bytes.fromhex("B14BF8BD083D4B43A5AE8CD7D5A6CE03")
 JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
 JPEG_MORE_XMP = b"http://ns.adobe.com/xmp/extension/\0"
 JPEG_PHOTOSHOP = b"Photoshop 3.0\0"
-_PNG_START = b"\x89PNG\r\n\x1a\n"
 # Chunks of a PNG that say how its pixels are stored or shown
 _PNG_PIXELS = set("IHDR PLTE IDAT IEND tRNS cHRM gAMA iCCP sBIT sRGB cICP bKGD hIST sPLT acTL fcTL fdAT tIME".split())
 _PNG_RAW = "Raw profile type "  # what ImageMagick and exiftool call a block of another format
@@ -192,11 +192,6 @@ def read_page(stream: IO[bytes], offset: int, order: str, *, big: bool = False, 
     return metadata
 
 
-def tiff_pages(stream: IO[bytes]) -> list[tuple[int, str, bool]]:
-    """Where the directories of a TIFF are, for :func:`read_page`."""
-    return list(iterate_directories(stream))
-
-
 def _is_lossless(file: Path, format_name: str) -> bool:
     if format_name == "WEBP":
         with file.open("rb") as stream:
@@ -304,7 +299,7 @@ def _decoded(value: bytes) -> str:
 
 
 def _read_jpeg(stream: IO[bytes], blocks: _Blocks) -> None:
-    for marker, data in _jpeg_segments(stream):
+    for marker, data in jpeg_segments(stream):
         if marker == 0xE1 and data.startswith(b"Exif\0"):
             blocks.exif += data[6:]  # more than 64 kB stand in several segments
         elif marker == 0xE1 and data.startswith(JPEG_XMP):
@@ -324,39 +319,19 @@ def _read_jpeg(stream: IO[bytes], blocks: _Blocks) -> None:
         blocks.notes.append("the marker of its end is missing; all its pixels are there")
 
 
-def _jpeg_segments(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Marker and data of each segment before the picture."""
-    stream.seek(2)
-    while (byte := stream.read(1)) == b"\xff":
-        while byte == b"\xff":
-            byte = stream.read(1)
-        if not byte or byte[0] in (0xD9, 0xDA):
-            return
-        if 0xD0 <= byte[0] <= 0xD8 or byte[0] == 1:
-            continue
-        (length,) = struct.unpack(">H", stream.read(2))
-        yield byte[0], stream.read(length - 2)
-
-
 def _read_png(stream: IO[bytes], blocks: _Blocks) -> None:
-    stream.seek(len(_PNG_START))
-    while len(header := stream.read(8)) == 8:
-        length, kind = int.from_bytes(header[:4], "big"), header[4:].decode("latin-1")
-        if kind in ("eXIf", "tEXt", "zTXt", "iTXt"):
-            data, checksum = stream.read(length), stream.read(4)
-            if zlib.crc32(header[4:] + data) != int.from_bytes(checksum, "big"):
-                blocks.notes.append(f"the checksum of its chunk {kind} is wrong; what that says may be damaged")
+    for _, kind, data, wrong in png_chunks(stream):
+        if wrong and kind not in _PNG_PIXELS:
+            blocks.notes.append(f"the checksum of its chunk {kind} is wrong; what that says may be damaged")
+        if kind == "eXIf":
+            blocks.exif = data
+        elif kind in ("tEXt", "zTXt", "iTXt"):
             try:
-                if kind == "eXIf":
-                    blocks.exif = data
-                else:
-                    _take_png_text(kind, data, blocks)
+                _take_png_text(kind, data, blocks)
             except (ValueError, zlib.error) as error:
                 blocks.unknown.append(f"a damaged text chunk ({error})")
-        else:
-            if kind not in _PNG_PIXELS and kind != "pHYs":
-                blocks.unknown.append(f"PNG chunk {kind}")
-            stream.seek(length + 4, io.SEEK_CUR)
+        elif kind not in _PNG_PIXELS and kind != "pHYs":
+            blocks.unknown.append(f"PNG chunk {kind}")
 
 
 def _take_png_text(kind: str, data: bytes, blocks: _Blocks) -> None:

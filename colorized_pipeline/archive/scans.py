@@ -23,7 +23,7 @@ from ..diffusion.reading import (
     tiff_orientation,
     turned,
 )
-from .metadata import Metadata, read_metadata, read_page, tiff_pages
+from .metadata import Metadata, read_metadata, read_page
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _open_tiff(file: Path, pages: str, sha256: str) -> Scan:
         parts = [every[index] for index in chosen]
         sizes = tuple(turned((page.imagelength, page.imagewidth), tiff_orientation(page)) for page in parts)
         bits = 16 if any(page.bitspersample > 8 for page in parts) else 8
-        page_metadata = tuple(_tiff_metadata(file, page, index) for page, index in zip(parts, chosen, strict=True))
+        page_metadata = tuple(map(_tiff_metadata, parts))
     if len(whole) > len(chosen):
         page_metadata[0].notes.append(
             f"has {len(whole)} pages; only the first is colorized (--pages all takes every page)"
@@ -139,10 +139,11 @@ def _open_tiff(file: Path, pages: str, sha256: str) -> Scan:
     return Scan(file, sha256, "TIFF", sizes, bits, page_metadata, tuple(chosen))
 
 
-def _tiff_metadata(file: Path, page: Any, index: int) -> Metadata:
-    with file.open("rb") as stream:
-        offset, order, big = tiff_pages(stream)[index]
-        metadata = read_page(stream, offset, order, big=big, orientation=tiff_orientation(page))
+def _tiff_metadata(page: Any) -> Metadata:
+    """Of the page, even if its pixels stand in a SubIFD."""
+    tiff, orientation = page.parent, tiff_orientation(page)
+    offset = tiff.pages[page.treeindex[0]].offset
+    metadata = read_page(tiff.filehandle, offset, tiff.byteorder, big=tiff.is_bigtiff, orientation=orientation)
     tag = page.tags.get(34675)
     if tag is not None and not profile_space(bytes(tag.value)):
         metadata.notes.append("its ICC profile is damaged; its values are taken as sRGB")

@@ -136,7 +136,7 @@ def open_image(file: Path | io.BytesIO) -> Iterator[PIL.Image.Image]:
             start = stream.read(32)
             if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS:
                 needed("pillow_heif", "HEIC").register_heif_opener()
-            if png_depth(start) and (doubtful := doubtful_chunks(stream)):
+            if png_depth(start) and (doubtful := _doubtful_chunks(stream)):
                 source = _without_chunks(stream, doubtful)
             depth, size = jpeg_frame(stream)
             if depth == 12:
@@ -160,23 +160,29 @@ def _load(image: PIL.Image.Image) -> None:
         image.load()
 
 
-def doubtful_chunks(stream: IO[bytes]) -> list[tuple[int, int, str]]:
-    """Place, length and type of a PNG's chunks of text or metadata that libpng would pass over and Pillow refuses.
-
-    They have a wrong checksum, or more text than Pillow unpacks.
-    """
-    found = []
+def png_chunks(stream: IO[bytes]) -> Iterator[tuple[int, str, bytes, bool]]:
+    """Place and type of each chunk of a PNG; of text and metadata also its data, and whether its checksum is wrong."""
     stream.seek(8)
     while len(header := stream.read(8)) == 8:
         place, length, kind = stream.tell() - 8, int.from_bytes(header[:4], "big"), header[4:].decode("latin-1")
         if kind in ("tEXt", "zTXt", "iTXt", "eXIf", "tIME"):
             data, checksum = stream.read(length), stream.read(4)
-            wrong = zlib.crc32(header[4:] + data) != int.from_bytes(checksum, "big")
-            if wrong or (kind in ("zTXt", "iTXt") and _unpacks_to_much(data)):
-                found.append((place, length + 12, kind if wrong else ""))
+            yield place, kind, data, zlib.crc32(header[4:] + data) != int.from_bytes(checksum, "big")
         else:
-            stream.seek(length + 4, io.SEEK_CUR)
-    return found
+            yield place, kind, b"", False
+            stream.seek(place + length + 12)
+
+
+def _doubtful_chunks(stream: IO[bytes]) -> list[tuple[int, int]]:
+    """Place and length of a PNG's chunks of text or metadata that libpng would pass over and Pillow refuses.
+
+    They have a wrong checksum, or more text than Pillow unpacks.
+    """
+    return [
+        (place, len(data) + 12)
+        for place, kind, data, wrong in png_chunks(stream)
+        if wrong or (kind in ("zTXt", "iTXt") and _unpacks_to_much(data))
+    ]
 
 
 def _unpacks_to_much(data: bytes) -> bool:
@@ -191,9 +197,9 @@ def _unpacks_to_much(data: bytes) -> bool:
     return len(unpacked) >= PngImagePlugin.MAX_TEXT_CHUNK
 
 
-def _without_chunks(stream: IO[bytes], chunks: list[tuple[int, int, str]]) -> io.BytesIO:
+def _without_chunks(stream: IO[bytes], chunks: list[tuple[int, int]]) -> io.BytesIO:
     parts, position = [], 0
-    for place, length, _ in chunks:
+    for place, length in chunks:
         stream.seek(position)
         parts.append(stream.read(place - position))
         position = place + length
@@ -201,17 +207,28 @@ def _without_chunks(stream: IO[bytes], chunks: list[tuple[int, int, str]]) -> io
     return io.BytesIO(b"".join([*parts, stream.read()]))
 
 
-def jpeg_frame(stream: IO[bytes]) -> tuple[int, tuple[int, int]]:
-    """Bits a sample, and width and height, that a JPEG's frame header says; 0 for another file."""
+def jpeg_segments(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Marker and data of each segment of a JPEG before its picture; nothing of another file."""
     stream.seek(0)
     if stream.read(2) != b"\xff\xd8":
-        return 0, (0, 0)
-    while len(header := stream.read(4)) == 4 and header[0] == 0xFF:
-        marker, length = header[1], int.from_bytes(header[2:], "big")
+        return
+    while (byte := stream.read(1)) == b"\xff":
+        while byte == b"\xff":
+            byte = stream.read(1)
+        if not byte or byte[0] in (0xD9, 0xDA):
+            return
+        if 0xD0 <= byte[0] <= 0xD8 or byte[0] == 1:
+            continue
+        (length,) = struct.unpack(">H", stream.read(2))
+        yield byte[0], stream.read(length - 2)
+
+
+def jpeg_frame(stream: IO[bytes]) -> tuple[int, tuple[int, int]]:
+    """Bits a sample, and width and height, that a JPEG's frame header says; 0 for another file."""
+    for marker, data in jpeg_segments(stream):
         if marker in _JPEG_FRAMES:
-            depth, height, width = struct.unpack(">BHH", stream.read(5))
+            depth, height, width = struct.unpack_from(">BHH", data)
             return depth, (width, height)
-        stream.seek(length - 2, io.SEEK_CUR)
     return 0, (0, 0)
 
 
@@ -351,26 +368,41 @@ def pixels_of_image(image: PIL.Image.Image) -> Pixels:
 # TIFF
 
 
+def tiff_directories(stream: IO[bytes]) -> Iterator[tuple[int, str, bool]]:
+    """Offset, byte order and wideness of each chained directory of a TIFF. EXIF is stored as one.
+
+    Raises:
+        PhotoError: for a chain that bites its tail, which tifffile would follow for ever.
+        ValueError, struct.error: for a damaged one.
+    """
+
+    def read(form: str) -> int:
+        return struct.unpack(order + form, stream.read(struct.calcsize(form)))[0]
+
+    stream.seek(0)
+    mark = stream.read(2)
+    if mark not in (b"II", b"MM"):
+        raise ValueError("it doesn't begin with a byte order")
+    order = "<" if mark == b"II" else ">"
+    big = read("H") == 43
+    count, pointer, entry = ("Q", "Q", 20) if big else ("H", "I", 12)
+    stream.seek(8 if big else 4)
+    seen: set[int] = set()
+    while offset := read(pointer):
+        if offset in seen or len(seen) >= _MOST_PAGES:
+            raise PhotoError(f"its chain of pages doesn't end, or has more than {_MOST_PAGES}; copy it again")
+        seen.add(offset)
+        yield offset, order, big
+        stream.seek(offset)
+        stream.seek(offset + struct.calcsize(count) + read(count) * entry)
+
+
 def _count_directories(file: Path) -> int:
-    """How many image directories are chained in a TIFF. tifffile would follow a chain that bites its tail for ever."""
     with file.open("rb") as stream:
-        order = "<" if stream.read(2) == b"II" else ">"
-        big = struct.unpack(f"{order}H", stream.read(2))[0] == 43
-        tags, pointer, entry = ("Q", "Q", 20) if big else ("H", "I", 12)
-        seen: set[int] = set()
-        stream.seek(8 if big else 4)
-        (offset,) = struct.unpack(order + pointer, stream.read(struct.calcsize(pointer)))
-        while offset:
-            if offset in seen or len(seen) >= _MOST_PAGES:
-                raise PhotoError(f"its chain of pages doesn't end, or has more than {_MOST_PAGES}; copy it again")
-            seen.add(offset)
-            stream.seek(offset)
-            (count,) = struct.unpack(order + tags, stream.read(struct.calcsize(tags)))
-            stream.seek(offset + struct.calcsize(tags) + count * entry)
-            (offset,) = struct.unpack(order + pointer, stream.read(struct.calcsize(pointer)))
-    if not seen:
+        count = sum(1 for _ in tiff_directories(stream))
+    if not count:
         raise PhotoError("it holds no picture; copy or scan it again")
-    return len(seen)
+    return count
 
 
 def full_page(page: Any) -> Any:
