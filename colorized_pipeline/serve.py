@@ -175,13 +175,15 @@ class Service:
         reference = _save(options.reference, root / "reference") if options.reference else None
         if options.hint and len(photos) > 1:
             raise ValueError(f"hint: hints are places on one photo, and here are {len(photos)}: give one")
-        values = {name: getattr(options, name) for group in (Colors, Variants) for name in map(_name, fields(group))}
-        variants = Variants(**{name: values[name] for name in map(_name, fields(Variants))})
+        colors, variants = (
+            group(**{one.name: getattr(options, one.name) for one in fields(group)}) for group in (Colors, Variants)
+        )
         settings = build_settings(
             self.pipe,
             checkpoint=self.checkpoint,
             alone=True,  # so that a photo of a job gives the bytes that it gives by itself
-            **values,
+            **vars(colors),
+            **vars(variants),
             pages=options.pages,
             mark=options.mark,
             hints=tuple(parse_hint(text) for text in options.hint),
@@ -489,10 +491,6 @@ def run_server(server: FastAPI, listener: Any, *, limits: Limits) -> None:
         timeout_graceful_shutdown=5,
     )
     uvicorn.Server(config).run(sockets=[listener])
-
-
-def _name(one: Any) -> str:
-    return one.name
 
 
 def _save(upload: UploadFile, folder: Path) -> Path:

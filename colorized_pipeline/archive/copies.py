@@ -73,6 +73,14 @@ class ColorPage:
     metadata: Metadata = field(default_factory=Metadata)
     xmp: bytes = b""
 
+    @classmethod
+    def of(cls, pixels: np.ndarray, xmp: bytes) -> "ColorPage":
+        """A page of pixels ``[H, W, 3]``, uint8 or uint16, that isn't made of a scan's."""
+        import torch
+
+        strip = torch.from_numpy(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max).movedim(-1, 0)
+        return cls(*pixels.shape[:2], [strip], xmp=xmp)
+
 
 @dataclass(frozen=True)
 class CopyFormat:

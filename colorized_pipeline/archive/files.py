@@ -367,6 +367,13 @@ class NewFile:
             raise _explained(error, self.target) from error
 
 
+def write_file(target: Path, content: bytes) -> Path:
+    """Write a small file, whole or not at all."""
+    with NewFile(target) as new:
+        new.stream.write(content)
+    return target
+
+
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",

@@ -9,7 +9,7 @@ from .copies import read_label
 from .files import NewFile
 from .labels import DIGITAL_SOURCE_TYPE, read_xmp
 from .provenance import read_manifest
-from .scans import hash_file, open_scan
+from .scans import hash_file, open_scan, to_8_bits
 
 _SHOWN = (
     "Iptc4xmpExt:DigitalSourceType",
@@ -97,9 +97,7 @@ def restore_gray(photo: Path, target: Path) -> None:
     if target.suffix.lower() not in formats:
         raise ValueError(f"{target}: grey is written as .png or .tif")
     scan = open_scan(photo, pages="first", max_megapixels=float("inf"))
-    gray = scan.read_page()
-    if scan.bits == 8 and gray.dtype == np.uint16:
-        gray = ((gray.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    gray = scan.read_page() if scan.bits == 16 else to_8_bits(scan.read_page())
     options = {"dpi": scan.metadata.dpi} if scan.metadata.dpi else {}
     with NewFile(target) as new:
         Image.fromarray(gray).save(new.stream, format=formats[target.suffix.lower()], **options)

@@ -113,6 +113,11 @@ def hash_file(file: Path) -> str:
     return digest.hexdigest()
 
 
+def to_8_bits(values: np.ndarray) -> np.ndarray:
+    """Whole numbers over the full range of uint8 or uint16 as uint8."""
+    return values if values.dtype == np.uint8 else ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
 def _open_with_pillow(file: Path, start: bytes, sha256: str) -> Scan:
     with open_image(file) as image:
         orientation = orientation_of(image)

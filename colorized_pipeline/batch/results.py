@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -21,7 +22,7 @@ from ..diffusion.variants import order_by_typicality
 from .manifest import Records, describe_source
 from .photos import OpenPhoto
 from .settings import Settings
-from .sheets import draw_map, draw_variants, to_tensor
+from .sheets import draw_map, draw_variants
 
 MEASURED_EDGE = 1500  # pixels of the longer edge at which a spread is measured; chroma is smooth
 _TILE_EDGE = 360  # of a sheet's pictures
@@ -129,9 +130,8 @@ class Writer:
             tiles = [show_small(page, grid, longest=_TILE_EDGE) for grid in grids]
             captions = ["grey", *(f"{number}: seed {one.base_seed}" for number, one in enumerate(copies, start=1))]
             captions[1] += ", most typical"
-            sheet = to_tensor(draw_variants(tiles, captions=captions))
-            only = ColorPage(sheet.shape[1], sheet.shape[2], [sheet], xmp=build_xmp(label))
-            yield Result(files[len(copies)], [only], {"seeds": photo.seeds, **facts})
+            sheet = ColorPage.of(np.asarray(draw_variants(tiles, captions=captions)), build_xmp(label))
+            yield Result(files[len(copies)], [sheet], {"seeds": photo.seeds, **facts})
 
     def _pages(self, photo: OpenPhoto, copy: Copy) -> Iterator[ColorPage]:
         """A copy's pages, one at a time."""

@@ -13,14 +13,13 @@ from xml.etree import ElementTree as ET
 
 import imagecodecs
 import numpy as np
-import torch
 from PIL import Image
 
 from ..archive.copies import ColorPage, write_copy
 from ..archive.files import NewFile
 from ..archive.scans import open_scan
 from ..diffusion.reading import srgb_profile
-from .results import Result, read_picture, to_bytes
+from .results import Result, read_map, read_picture, to_bytes
 
 LAYER_FORMATS = (".psd", ".ora")
 _PSD_EDGE = 30_000  # pixels a side that the format holds
@@ -82,9 +81,7 @@ def _layers(result: Result, page: int) -> Iterator[PictureLayer]:
         pixels = shown if number == 1 else read_picture(copy.file, page)
         yield PictureLayer(f"colours by a model{several}", pixels, visible=number == 1, color=True)
     if result.uncertainty:
-        with Image.open(result.uncertainty) as image:
-            area = image.crop((0, 0, shown.shape[1], shown.shape[0])).convert("RGB")
-        pixels = np.asarray(area)
+        pixels = read_map(result.uncertainty, *shown.shape[:2])
         pixels = pixels.astype(np.uint16) * 257 if shown.dtype == np.uint16 else pixels
         yield PictureLayer("uncertainty: dark sure, yellow unsure", pixels, visible=False)
 
@@ -143,11 +140,8 @@ def _write_ora(stream: IO[bytes], layers: list[PictureLayer], merged: np.ndarray
 
 
 def _labelled_png(pixels: np.ndarray, xmp: bytes) -> bytes:
-    height, width = pixels.shape[:2]
-    bits = pixels.dtype.itemsize * 8
-    strip = torch.from_numpy(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max).movedim(-1, 0)
     stream = io.BytesIO()
-    write_copy(stream, [ColorPage(height, width, [strip], xmp=xmp)], format_name="PNG", bits=bits)
+    write_copy(stream, [ColorPage.of(pixels, xmp)], format_name="PNG", bits=pixels.dtype.itemsize * 8)
     return stream.getvalue()
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from ..archive.files import PHOTO_SUFFIXES, result_files
 from ..archive.inspection import read_own_label
 from ..archive.labels import NOTE
-from ..archive.scans import hash_file, open_scan
+from ..archive.scans import hash_file, open_scan, to_8_bits
 
 _MOVED_ASIDE = re.compile(r"\.changed-[0-9a-f]{12}$")
 _NUMBER = re.compile(r"-(\d+)$")
@@ -197,8 +197,13 @@ def read_picture(file: Path, page: int = 0) -> np.ndarray:
     return imagecodecs.imread(file)[..., :3]
 
 
+def read_map(file: Path, height: int, width: int) -> np.ndarray:
+    """A photo's map of uncertainty ``[H, W, 3]``, uint8, without the legend below."""
+    with Image.open(file) as image:
+        return np.asarray(image.crop((0, 0, width, height)).convert("RGB"))
+
+
 def to_bytes(pixels: np.ndarray) -> np.ndarray:
     """Grey ``[H, W]`` or colour ``[H, W, 3]`` of 8 or 16 bits as 8-bit colour ``[H, W, 3]``."""
-    if pixels.dtype == np.uint16:
-        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    pixels = to_8_bits(pixels)
     return pixels if pixels.ndim == 3 else pixels[..., None].repeat(3, axis=2)

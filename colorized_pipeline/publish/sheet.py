@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from ..archive.copies import ColorPage, draw_mark, mark_mask, write_copy
@@ -37,9 +36,7 @@ def write_sheet(result: Result, target: Path, *, page: int = 0) -> None:
         if kind == "PDF":
             _write_pdf(new.stream, picture, copy)
             return
-        strips = [torch.from_numpy(np.array(picture)).movedim(-1, 0) / 255]
-        only = ColorPage(picture.height, picture.width, strips, xmp=copy.xmp)
-        write_copy(new.stream, [only], format_name=kind, bits=8)
+        write_copy(new.stream, [ColorPage.of(np.asarray(picture), copy.xmp)], format_name=kind, bits=8)
 
 
 def caption_of(copy: ColorCopy, page: int | None = None) -> list[str]:

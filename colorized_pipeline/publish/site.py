@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-import numpy as np
-from PIL import Image
-
-from ..archive.files import NewFile
+from ..archive.files import write_file
 from ..archive.labels import NOTE
 from ..archive.scans import hash_file, open_scan
 from .images import ImageFolder, PublishedImage
 from .manifests import PhotoFacts, build_collection, build_manifest, find_rights
-from .results import Result, page_count, read_picture, to_bytes
+from .results import Result, page_count, read_map, read_picture, to_bytes
 
 _VIEWER = ("openseadragon.min.js", "openseadragon-LICENSE.txt", "viewer.js", "viewer.css")
 _COLLECTION = "collection.json"
@@ -98,10 +95,7 @@ def _photo(
 ) -> Iterator[PhotoFacts]:
     """Write a photo's pictures and label; gives what its manifest says of each page."""
     place, first = result.name.as_posix(), result.copies[0]
-    label = output / "labels" / f"{place}.xmp"
-    with NewFile(label) as new:
-        new.stream.write(first.xmp)
-    kept.add(label)
+    kept.add(write_file(output / "labels" / f"{place}.xmp", first.xmp))
     pages = page_count(result)
     for page in range(pages):
         yield PhotoFacts(
@@ -131,27 +125,20 @@ def _choices(result: Result, page: int, images: ImageFolder) -> Iterator[tuple[s
         )
     if result.uncertainty:
         content = ("uncertainty", hash_file(result.uncertainty), page)
-        found = images.find(*content)
-        if found is None:
-            with Image.open(result.uncertainty) as image:
-                area = image.crop((0, 0, gray.width, gray.height)).convert("RGB")  # without the legend below
-            found = images.add(np.asarray(area), *content)
-        yield "Uncertainty: dark sure, yellow unsure", found
+        yield (
+            "Uncertainty: dark sure, yellow unsure",
+            images.find(*content) or images.add(read_map(result.uncertainty, gray.height, gray.width), *content),
+        )
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> Path:
-    text = json.dumps(content, ensure_ascii=False, indent=1)
-    with NewFile(file) as new:
-        new.stream.write(text.encode())
-    return file
+    return write_file(file, json.dumps(content, ensure_ascii=False, indent=1).encode())
 
 
 def _write_page(output: Path, *, title: str, base: str, folders: dict[str, int]) -> None:
     viewer = files(__package__) / "viewer"
     for name in _VIEWER:
-        content = (viewer / name).read_bytes()
-        with NewFile(output / "viewer" / name) as new:
-            new.stream.write(content)
+        write_file(output / "viewer" / name, (viewer / name).read_bytes())
     items = []
     for folder, count in folders.items():
         path = quote("manifests" if folder == "." else f"manifests/{folder}")
@@ -160,8 +147,7 @@ def _write_page(output: Path, *, title: str, base: str, folders: dict[str, int])
     words = {"title": html.escape(title), "note": html.escape(NOTE), "base": html.escape(f"{base}/", quote=True)}
     words["folders"] = "\n".join(items)
     page = re.sub(r"\{\{ (\w+) \}\}", lambda found: words[found[1]], (viewer / "index.html").read_text("utf-8"))
-    with NewFile(output / "index.html") as new:
-        new.stream.write(page.encode())
+    write_file(output / "index.html", page.encode())
 
 
 def _prune(output: Path, kept: set[Path]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .._version import __version__
-from ..archive.files import NewFile
+from ..archive.files import NewFile, write_file
 
 _MANIFEST_BYTES = 2**27
 _IMAGE_BYTES = 2**32
@@ -147,9 +147,8 @@ def _fetch_image(canvas: _Canvas, folder: Path, stem: str) -> tuple[Path, str]:
         except OSError as error:
             failures.append(error)
             continue
-        content = json.dumps({"file": file.name, "image": address, "addresses": canvas.addresses}).encode()
-        with NewFile(record) as new:
-            new.stream.write(content)
+        content = {"file": file.name, "image": address, "addresses": canvas.addresses}
+        write_file(record, json.dumps(content).encode())
         return file, address
     raise failures[0]
 
