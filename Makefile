@@ -17,8 +17,8 @@ lint:
 types:
 	$(PYTHON) -m mypy
 
-test:
-	$(PYTHON) -m pytest
+test:  ## a process a core, four at most; a file's tests stay together
+	$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow:  ## README's commands and other tests that take minutes
 	$(PYTHON) -m pytest -m slow

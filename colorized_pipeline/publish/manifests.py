@@ -123,12 +123,12 @@ def _canvas(folder: str, photo: PhotoFacts) -> dict[str, Any]:
     facts = [(word, label[name]) for name, word in _SHOWN.items() if label.get(name)]
     facts += [("Source file", photo.copy.source_name), ("SHA-256 of the source", photo.copy.source_sha256)]
     description = [photo.copy.description] if photo.copy.description else []
-    choice = {"type": "Choice", "items": [_body(words, image) for words, image in photo.choices]}
+    pictures = [_picture(one, one.whole, (one.width, one.height), label=_words(words)) for words, one in photo.choices]
     annotation = {
         "id": f"{url}/annotation",
         "type": "Annotation",
         "motivation": "painting",
-        "body": choice,
+        "body": {"type": "Choice", "items": pictures},
         "target": url,
     }
     return {
@@ -154,29 +154,15 @@ def _canvas(folder: str, photo: PhotoFacts) -> dict[str, Any]:
     }
 
 
-def _body(words: str, image: PublishedImage) -> dict[str, Any]:
-    return {
-        "id": image.whole,
-        "type": "Image",
-        "format": "image/jpeg",
-        "label": _words(words),
-        "height": image.height,
-        "width": image.width,
-        "service": [image.service],
-    }
+def _picture(image: PublishedImage, url: str, size: tuple[int, int], **more: Any) -> dict[str, Any]:
+    width, height = size
+    facts = {"id": url, "type": "Image", "format": "image/jpeg", "width": width, "height": height}
+    return {**facts, "service": [image.service], **more}
 
 
 def _thumbnail(photo: PhotoFacts) -> dict[str, Any]:
     image = photo.choices[0][1]
-    width, height = image.thumbnail
-    return {
-        "id": image.small,
-        "type": "Image",
-        "format": "image/jpeg",
-        "width": width,
-        "height": height,
-        "service": [image.service],
-    }
+    return _picture(image, image.small, image.thumbnail)
 
 
 def _statement() -> dict[str, Any]:
