@@ -148,7 +148,7 @@ def test_one_hint_moves_the_rest_as_bayes_says(alpha_bar: float, prediction_type
     share = torch.zeros(1, 1, 5, 5, dtype=torch.float64)
     share.view(-1)[hinted] = 1
     predicted, moved = steered_prediction(
-        network, noisy, steer=HintSteer(target, share), alpha_bar=a, prediction_type=prediction_type
+        network, noisy, steers=[HintSteer(target, share)], alpha_bar=a, prediction_type=prediction_type
     )
     as_x0 = {
         "sample": predicted,

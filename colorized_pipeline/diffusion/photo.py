@@ -135,13 +135,10 @@ def read_photo(image: PhotoInput, *, max_megapixels: float = DEFAULT_MAX_MEGAPIX
         return image
     if isinstance(image, (str, Path)):
         return Lightness(read_gray(Path(image), max_megapixels=max_megapixels))
-    if isinstance(image, PIL.Image.Image):
-        return Lightness(to_gray(pixels_of_image(_meant(image))))
-    values = _channels_last(image)
-    if values.dtype.kind == "f":
-        unit = torch.from_numpy(_check_floats(values)).movedim(-1, 0)
-        return Lightness(gray_to_lightness(unit) if len(unit) == 1 else rgb_to_lab(unit)[:1])
-    return Lightness(to_gray(Pixels(values, "GRAY" if values.shape[-1] == 1 else "RGB ")))
+    values = _values_of(image)
+    if isinstance(values, Pixels):
+        return Lightness(to_gray(values))
+    return Lightness(gray_to_lightness(values) if len(values) == 1 else rgb_to_lab(values)[:1])
 
 
 def read_colors(image: PhotoInput, *, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> torch.Tensor:
@@ -151,12 +148,20 @@ def read_colors(image: PhotoInput, *, max_megapixels: float = DEFAULT_MAX_MEGAPI
     if isinstance(image, (str, Path)):
         with naming(Path(image)):
             return torch.from_numpy(to_rgb(read_pixels(Path(image), max_megapixels=max_megapixels))).movedim(-1, 0)
+    values = _values_of(image)
+    if isinstance(values, Pixels):
+        return torch.from_numpy(to_rgb(values)).movedim(-1, 0)
+    return values.expand(3, -1, -1)
+
+
+def _values_of(image: PIL.Image.Image | np.ndarray | torch.Tensor) -> Pixels | torch.Tensor:
+    """Whole numbers with what they mean, or floats as sRGB ``[1 or 3, H, W]`` in [0, 1]."""
     if isinstance(image, PIL.Image.Image):
-        return torch.from_numpy(to_rgb(pixels_of_image(image))).movedim(-1, 0)
+        return pixels_of_image(_meant(image))
     values = _channels_last(image)
     if values.dtype.kind == "f":
-        return torch.from_numpy(_check_floats(values)).movedim(-1, 0).expand(3, -1, -1)
-    return torch.from_numpy(to_rgb(Pixels(values, "GRAY" if values.shape[-1] == 1 else "RGB "))).movedim(-1, 0)
+        return torch.from_numpy(_check_floats(values)).movedim(-1, 0)
+    return Pixels(values, "GRAY" if values.shape[-1] == 1 else "RGB ")
 
 
 def list_photos(image: PhotoInput | Sequence[PhotoInput]) -> list[PhotoInput]:

@@ -44,7 +44,6 @@ from .steering import (
     Palette,
     PaletteSteer,
     Steer,
-    SteerInTurn,
     Tie,
     TieSteer,
     fit_palette,
@@ -326,7 +325,7 @@ class ColorizationPipeline(DiffusionPipeline):
         if len(photos) != len(generators):
             raise ValueError(f"generators has {len(generators)} entries for {len(photos)} rows; give one each")
         self._check_callback(callback_on_step_end_tensor_inputs)
-        steer = self._steer(photos, steps=steps, palette=palette, ties=ties)
+        steers = self._steers(photos, steps=steps, palette=palette, ties=ties)
         device = self._execution_device
         condition = self._condition_rows(photos)  # [N, C, h, w]
         shape = (len(photos), self.unet.config.out_channels, *condition.shape[-2:])
@@ -345,13 +344,13 @@ class ColorizationPipeline(DiffusionPipeline):
         for step, timestep in enumerate(scheduler.timesteps):
             noisy = scheduler.scale_model_input(latents, timestep)
             predict = partial(self.predict, timestep=timestep, condition=condition, guidance_scale=guidance)
-            if steer is None:
+            if not steers:
                 predicted = predict(noisy)
             else:
                 alpha_bar = scheduler.alphas_cumprod[int(timestep)].to(noisy)
                 kind = scheduler.config.prediction_type
                 predicted, moved = steered_prediction(
-                    predict, noisy, steer=steer, alpha_bar=alpha_bar, prediction_type=kind
+                    predict, noisy, steers=steers, alpha_bar=alpha_bar, prediction_type=kind
                 )
                 latents = latents + (moved - noisy) * (latents.norm() / noisy.norm())
             # The sampler's arithmetic stays in float32: half precision would add its own noise at every step.
@@ -613,10 +612,10 @@ class ColorizationPipeline(DiffusionPipeline):
                     photo.condition = self.condition(photo.lightness[None].to(self._execution_device))[0]
         return torch.stack([photo.condition for photo in photos])  # type: ignore[misc]
 
-    def _steer(
+    def _steers(
         self, photos: Sequence[PreparedPhoto], *, steps: int, palette: Palette | None, ties: Sequence[Tie] | None
-    ) -> Steer | None:
-        """What steers the drawing of these rows towards their hints, a palette or other photos; None without any.
+    ) -> list[Steer]:
+        """What steers the drawing of these rows towards their hints, a palette or other photos.
 
         Raises:
             ValueError: if this checkpoint or its scheduler can't be steered.
@@ -624,7 +623,7 @@ class ColorizationPipeline(DiffusionPipeline):
         hinted = [photo.hints for photo in photos]
         given = next((one for one in hinted if one is not None), None)
         if given is None and palette is None and ties is None:
-            return None
+            return []
         if self.config.objective != "diffusion":
             raise ValueError("known colours need a diffusion checkpoint; this one is a regression, in one pass")
         if not hasattr(self.scheduler, "alphas_cumprod"):
@@ -640,7 +639,7 @@ class ColorizationPipeline(DiffusionPipeline):
             nothing = HintMap(torch.zeros_like(given.chroma), torch.zeros_like(given.known))
             targets, shares = zip(*((one or nothing).on_grid(factor) for one in hinted), strict=True)
             steers.append(HintSteer(torch.stack(targets).to(device) / scale, torch.stack(shares).to(device)))
-        return steers[0] if len(steers) == 1 else SteerInTurn(steers)
+        return steers
 
 
 def _draw_seeds(generator: torch.Generator, count: int) -> list[int]:

@@ -223,38 +223,28 @@ class TieSteer:
         return torch.cat((means, clean[:, 2:]), dim=1)
 
 
-class SteerInTurn:
-    """Several steers, one after the other."""
-
-    def __init__(self, steers: Sequence[Steer]) -> None:
-        self.steers, self.needs_network = steers, any(steer.needs_network for steer in steers)
-
-    def __call__(self, clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
-        for steer in self.steers:
-            clean = steer(clean, noisy)
-        return clean
-
-
 def steered_prediction(
     predict: Callable[[torch.Tensor], torch.Tensor],
     noisy: torch.Tensor,
     *,
-    steer: Steer,
+    steers: Sequence[Steer],
     alpha_bar: torch.Tensor,
     prediction_type: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The network's prediction and ``noisy``, as they would be with x_0 as ``steer`` makes it and the same noise.
+    """The network's prediction and ``noisy``, as they would be with x_0 as ``steers`` make it and the same noise.
 
     That ``noisy`` moves along, and not only the prediction, carries the correction whole into the next step.
 
     Args:
         predict: the network, given its condition: noisy chroma ``[B, C, h, w]`` to its prediction.
+        steers: one after the other.
         alpha_bar: share of the signal's variance in ``noisy``, 0 (pure noise) to 1.
         prediction_type: the scheduler's: ``"v_prediction"``, ``"epsilon"`` or ``"sample"``.
     """
     signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-    with torch.set_grad_enabled(steer.needs_network):
-        noisy = noisy.detach().requires_grad_(steer.needs_network)
+    needs_network = any(steer.needs_network for steer in steers)
+    with torch.set_grad_enabled(needs_network):
+        noisy = noisy.detach().requires_grad_(needs_network)
         predicted = predict(noisy).float()
         if prediction_type == "v_prediction":
             clean = signal * noisy - noise * predicted
@@ -262,8 +252,10 @@ def steered_prediction(
             clean = (noisy - noise * predicted) / signal
         else:
             clean = predicted
-        steered = steer(clean, noisy).detach()
-    noisy, clean, predicted = noisy.detach(), clean.detach(), predicted.detach()
+        steered = clean
+        for steer in steers:
+            steered = steer(steered, noisy)
+    noisy, clean, steered, predicted = (one.detach() for one in (noisy, clean, steered, predicted))
     moved = noisy + signal * (steered - clean)
     if prediction_type == "v_prediction":
         predicted = predicted - (steered - clean) * noise  # v of the same noise and another x_0
