@@ -3,8 +3,10 @@
 Every visitor's files lie in folders of their own session and go with it; jobs wait in one queue, one runs at a time.
 """
 
+import base64
 import contextvars
 import html
+import io
 import json
 import os
 import secrets
@@ -36,30 +38,18 @@ from .diffusion.steering import Palette
 from .sets.known import SIDECAR_SUFFIX, painted_entry, write_sidecar
 
 NOTE = (
-    "**The colours are invented.** A grey photo fits many colourings; each variant is one. Label every result as a "
-    "colorization, keep the grey original, and don't use a result as evidence of what colour anything was."
+    "Plausible colours for grey photographs. **The colours are invented.** Label every result as a colorization, keep "
+    "the grey original, and don't take a result as evidence of what colour anything was."
+)
+_WHY = (
+    "The photo doesn't say which colours were there. The model gives each place colours that it has learnt from other "
+    "photos, and {count} variants of yours show where that leaves a choice. **Bright**: they differ. **Dark**: they "
+    "agree, and may still be wrong. Variant {typical} is the most typical."
 )
 _PREVIEW_EDGE = 1600  # pixels that the longer edge has at most on screen; downloads are full size
 _SMOOTH = Image.Resampling.LANCZOS
 _SECONDS_KEPT = 3600
 _TROUBLE = (OSError, ValueError, MemoryError, Image.DecompressionBombError)  # a photo's, not the server's
-_CSS = """
-.gradio-container {max-width: min(1400px, 100%) !important; min-width: 0 !important; margin: auto}
-.grid-wrap.fixed-height {min-height: 0 !important}
-.uncertainty label {position: static !important; max-width: none !important}
-footer {display: none !important}
-"""
-# gradio refuses files that the visitor's system doesn't call pictures, as many do with HEIC or JPEG 2000
-_EVERY_FORMAT = """<script>
-const endings = ENDINGS, type = Object.getOwnPropertyDescriptor(Blob.prototype, "type");
-Object.defineProperty(Blob.prototype, "type", {configurable: true, get() {
-  const ours = this instanceof File && endings.some((ending) => this.name.toLowerCase().endsWith(ending));
-  return ours && !type.get.call(this).startsWith("image/") ? "image/x-photo" : type.get.call(this);
-}});
-addEventListener("click", ({target}) => {
-  if (target.type === "file") target.accept = ["image/*", ...endings].join();
-}, true);
-</script>"""
 
 
 @dataclass(frozen=True)
@@ -99,7 +89,7 @@ def build_page(pipe: ColorizationPipeline, limits: Limits) -> gr.Blocks:
     with gr.Blocks(
         title="COLORIZED", analytics_enabled=False, delete_cache=(_SECONDS_KEPT // 6, _SECONDS_KEPT)
     ) as page:
-        gr.Markdown(f"# COLORIZED\nPlausible colours for grey photographs.\n\n{NOTE}")
+        gr.Markdown(f"# COLORIZED\n{NOTE}")
         with gr.Tab("One photo"):
             _build_photo_tab(worker, limits)
         with gr.Tab("Many photos"):
@@ -113,9 +103,9 @@ def serve(page: gr.Blocks, limits: Limits, **options: Any) -> str:
     ``options`` are ``launch``'s. Raises ``OSError`` if the port is taken.
     """
     _, url, _ = page.launch(
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        css=_CSS,
-        head=_EVERY_FORMAT.replace("ENDINGS", json.dumps(sorted(PHOTO_SUFFIXES))),
+        theme=_theme(),
+        css=_text("app.css"),
+        head=f"<script>const ENDINGS = {json.dumps(sorted(PHOTO_SUFFIXES))};\n{_text('app.js')}</script>",
         max_file_size=f"{limits.file_megabytes}mb",
         run_history=False,
         footer_links=[],
@@ -127,12 +117,65 @@ def serve(page: gr.Blocks, limits: Limits, **options: Any) -> str:
     return url
 
 
+def _text(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+def _theme() -> gr.themes.Base:
+    """Grey, so that nothing beside a photo changes how its colours look; every text dark enough to read."""
+    theme = gr.themes.Default(
+        primary_hue="neutral",
+        secondary_hue="neutral",
+        neutral_hue="neutral",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    )
+    return theme.set(
+        button_primary_background_fill="*neutral_900",
+        button_primary_background_fill_hover="*neutral_700",
+        button_primary_background_fill_dark="*neutral_100",
+        button_primary_background_fill_hover_dark="white",
+        button_primary_text_color_dark="*neutral_900",
+        body_text_color_subdued="*neutral_600",
+        block_info_text_color="*neutral_600",
+        block_label_text_color="*neutral_600",
+    )
+
+
 def _build_photo_tab(worker: "Worker", limits: Limits) -> None:
     arrival, guide, job = (gr.State(time_to_live=_SECONDS_KEPT) for _ in range(3))
-    with gr.Row():
-        with gr.Column(min_width=300, scale=2):
-            photo = _build_upload("Photo: drop, choose or paste one", name="photo", height=320)
+    with gr.Row(elem_classes=["work"]):
+        with gr.Column(min_width=0):
+            photo = _build_upload("photo", "# Drop a photo here\nor press to choose one", height=320)
             start = gr.Button("Colorize", variant="primary", size="lg")
+            status = gr.HTML(_status(""), apply_default_css=False)
+        with gr.Column(min_width=0, visible=False, elem_classes=["result"]) as result:
+            compared = gr.HTML(
+                apply_default_css=False,
+                js_on_load="const show = () => setTimeout(() => element.scrollIntoView({block: 'nearest'}), 100);"
+                "watch('value', show); show();",
+            )
+            gallery = gr.Gallery(
+                label="Variants",
+                show_label=False,
+                columns=3,
+                height="auto",
+                object_fit="contain",
+                allow_preview=False,
+                interactive=False,
+                buttons=[],
+            )
+            download = gr.DownloadButton("Download")
+            with gr.Accordion("Why these colours?", open=False, visible=False) as uncertainty:
+                why = gr.Markdown()
+                spread = gr.Image(
+                    show_label=False,
+                    interactive=False,
+                    format="png",
+                    buttons=["fullscreen"],
+                    alt_text="Map of where the variants differ",
+                )
+        with gr.Column(min_width=0):
             gr.Examples(
                 [str(file) for file in EXAMPLES],
                 inputs=photo,
@@ -143,7 +186,7 @@ def _build_photo_tab(worker: "Worker", limits: Limits) -> None:
             )
             with gr.Accordion("Settings", open=False):
                 variants = gr.Slider(
-                    1, limits.variants, value=3, step=1, label="Variants", info="One a seed, counted up."
+                    1, limits.variants, value=3, step=1, label="Variants", info="Different colourings of one photo."
                 )
                 settings = _build_settings(worker)
             with gr.Accordion("Colours you know", open=False):
@@ -152,28 +195,10 @@ def _build_photo_tab(worker: "Worker", limits: Limits) -> None:
                     source = gr.Textbox(label="Who says so", placeholder="A. Clerk, 2019", scale=2)
                     save = gr.Button("Save these colours", size="sm")
                 sidecar, kept = gr.DownloadButton(visible=False), gr.State(time_to_live=_SECONDS_KEPT)
+                gr.Markdown("Or give a colour photo of the same place: the result gets its palette.")
                 reference = _build_upload(
-                    "Or a colour photo of the same place: the result gets its palette", name="reference", height=200
+                    "reference", "# Drop a colour photo here\nor press to choose one", height=200
                 )
-        with gr.Column(min_width=300, scale=3):
-            slider = gr.ImageSlider(
-                label="Before and after", interactive=False, max_height=640, buttons=["fullscreen"]
-            )
-            gallery = gr.Gallery(
-                label="Variants: choose one to compare and download it",
-                show_label=False,
-                columns=3,
-                height="auto",
-                object_fit="contain",
-                allow_preview=False,
-                interactive=False,
-                visible=False,
-                buttons=[],
-            )
-            download = gr.DownloadButton("Download at full size", visible=False)
-            uncertainty = gr.Image(
-                visible=False, interactive=False, format="png", buttons=["fullscreen"], elem_classes=["uncertainty"]
-            )
 
     quiet: dict[str, Any] = dict(api_visibility="private", show_progress="hidden")
     photo.upload(worker.receive, photo, [photo, arrival], **quiet)
@@ -183,13 +208,13 @@ def _build_photo_tab(worker: "Worker", limits: Limits) -> None:
     start.click(
         worker.colorize,
         [photo, arrival, painting, reference, guide, *settings, variants],
-        [slider, gallery, download, job, uncertainty],
+        [job, status, result, compared, gallery, download, uncertainty, why, spread],
         concurrency_id="worker",
         concurrency_limit=1,
         api_visibility="private",
-        show_progress_on=[slider],
+        show_progress_on=[photo],
     )
-    gallery.select(worker.choose, job, [slider, download], queue=False, **quiet)
+    gallery.select(worker.choose, job, [compared, download], queue=False, **quiet)
 
 
 def _build_batch_tab(worker: "Worker", limits: Limits) -> None:
@@ -201,8 +226,9 @@ def _build_batch_tab(worker: "Worker", limits: Limits) -> None:
                 label=f"Photos, at most {limits.batch_photos}",
                 height=240,
             )
-            settings = _build_settings(worker)
-            start = gr.Button("Colorize all", variant="primary")
+            start = gr.Button("Colorize all", variant="primary", size="lg")
+            with gr.Accordion("Settings", open=False):
+                settings = _build_settings(worker)
         with gr.Column(min_width=300):
             report = gr.Markdown("The results come as one ZIP file, each photo in its own format and size.")
             download = gr.DownloadButton("Download ZIP", interactive=False)
@@ -218,13 +244,15 @@ def _build_batch_tab(worker: "Worker", limits: Limits) -> None:
     )
 
 
-def _build_upload(label: str, *, name: str, height: int) -> gr.Image:
+def _build_upload(name: str, invitation: str, *, height: int) -> gr.Image:
     """A field for a photo, which comes as the path of the file as it was uploaded."""
     field = gr.Image(
         type="filepath",
         image_mode=None,
         sources=["upload", "clipboard"],
-        label=label,
+        show_label=False,
+        placeholder=invitation,
+        alt_text=f"Your {name}",
         height=height,
         buttons=[],
         elem_classes=[name],
@@ -304,10 +332,11 @@ class Worker:
         intensity: float,
         variants: int,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> Iterator[tuple[Any, Any, Any, Job, Any]]:
+    ) -> Iterator[tuple[Any, ...]]:
         """One variant after the other, each shown as soon as it is there; seeds count up from ``seed``.
 
-        With the last of several comes the map of where they differ.
+        Gives the job, a line on how far it is, and the parts of the result. With the last of several variants comes
+        the map of where they differ.
         """
         if shown is None:
             raise _message("Give a photo first: drop it on the field, choose a file or paste it.")
@@ -341,22 +370,24 @@ class Worker:
                 job.files.append(target)
                 job.previews.append(_preview(page, copy.chroma[0] * intensity))
                 job.seeds.append(copy.base_seed)
-                captions = [f"seed {one}" for one in job.seeds]
+                known = list(zip(job.previews, map(_title, range(number + 1)), strict=True))
+                first = () if number else (_compare(job, 0), gr.Gallery(known, selected_index=0), _download(job, 0))
+                last = number + 1 == settings.variants
                 yield (
-                    (job.before, job.previews[0]),
-                    gr.Gallery(list(zip(job.previews, captions, strict=True)), selected_index=0, visible=True),
-                    gr.DownloadButton(_label(job, 0), value=str(job.files[0]), visible=True),
                     job,
-                    _uncertainty(opened, writer) if number + 1 == settings.variants > 1 else gr.Image(visible=False),
+                    _status(
+                        _ready(photo, number + 1) if last else f"{_title(number)} of {settings.variants} is ready."
+                    ),
+                    gr.Column(visible=True),
+                    *(first or (gr.skip(), gr.Gallery(known), gr.skip())),
+                    *(_why(opened, writer) if last and number else (gr.Accordion(visible=False), "", None)),
                 )
 
     def choose(self, job: Job | None, event: gr.SelectData) -> tuple[Any, Any]:
         """The variant that was clicked, into the slider and under the download button."""
         if job is None or not 0 <= event.index < len(job.files):
             return gr.skip(), gr.skip()
-        index = event.index
-        button = gr.DownloadButton(_label(job, index), value=str(job.files[index]))
-        return (job.before, job.previews[index]), button
+        return _compare(job, event.index), _download(job, event.index)
 
     def colorize_all(
         self,
@@ -495,18 +526,47 @@ def _preview(page: PreparedPhoto, chroma: torch.Tensor | None) -> Image.Image:
     return to_image(show_small(page, chroma, longest=_PREVIEW_EDGE))
 
 
-def _uncertainty(photo: OpenPhoto, writer: Writer) -> Any:
+def _why(photo: OpenPhoto, writer: Writer) -> tuple[Any, str, Image.Image]:
     """The map of where a photo's variants differ, at screen size, and which of them is the most typical."""
     chroma = photo.drawn(0) * writer.settings.intensity
     spread = measure_spread(photo.page(0), chroma, longest=MEASURED_EDGE).numpy()
-    image = draw_map(spread, spread.shape, variants=photo.variants)
-    typical = writer.choose_copies(photo)[0].base_seed
-    label = f"Why these colours? Where the variants differ, the photo doesn't say. Seed {typical} is the most typical."
-    return gr.Image(image.convert("RGB"), label=label, visible=True)
+    image = draw_map(spread, spread.shape, variants=photo.variants).convert("RGB")
+    typical = writer.choose_copies(photo)[0].base_seed - writer.settings.seed + 1
+    return gr.Accordion(open=False, visible=True), _WHY.format(count=photo.variants, typical=typical), image
 
 
-def _label(job: Job, index: int) -> str:
-    return f"Download seed {job.seeds[index]} at full size"
+def _compare(job: Job, index: int) -> str:
+    """A variant beside its grey photo, divided where the slider over them says: app.js, app.css."""
+    title, (width, height) = _title(index), job.before.size
+    return f"""<figure class="compare" style="--shape: {width / height:.4f}">
+        <div><img src="{_data_url(job.previews[index])}" alt="{title}, in colour">
+        <img src="{_data_url(job.before)}" alt="The photo in grey">
+        <input type="range" min="0" max="100" value="50" aria-label="How much is shown in grey"></div>
+        <figcaption><span>Grey</span><button class="whole">Full screen</button><span>{title}</span></figcaption>
+        </figure>"""
+
+
+def _data_url(image: Image.Image) -> str:
+    stream = io.BytesIO()
+    image.save(stream, "WEBP", quality=90)
+    return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def _status(text: str) -> str:
+    """A line that screen readers read out when it changes."""
+    return f'<p role="status">{html.escape(text)}</p>'
+
+
+def _ready(photo: Path, variants: int) -> str:
+    return f"{photo.name}: {f'{variants} variants are' if variants > 1 else 'the result is'} ready."
+
+
+def _title(index: int) -> str:
+    return f"Variant {index + 1}"
+
+
+def _download(job: Job, index: int) -> Any:
+    return gr.DownloadButton(f"Download {_title(index).lower()} at full size", value=str(job.files[index]))
 
 
 def _result_name(photo: Path) -> str:

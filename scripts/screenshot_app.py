@@ -39,9 +39,9 @@ def screenshot(chromium: str, output: Path, *, width: int, height: int) -> None:
         page.goto(URL)
         page.locator("input[type=file]").first.set_input_files(EXAMPLES[-1])
         page.get_by_role("button", name="Colorize", exact=True).click()
-        page.get_by_text("seed 2", exact=True).wait_for(timeout=120_000)
-        page.get_by_text("seed 2", exact=True).click()
-        page.get_by_text("Download seed 2").wait_for()
+        page.get_by_text("3 variants are ready").wait_for(timeout=120_000)
+        page.get_by_role("button", name="Variant 3").click()
+        page.get_by_text("Download variant 3").wait_for()
         page.wait_for_timeout(1500)  # the pictures fade in
         page.screenshot(path=output, full_page=True, type="jpeg", quality=85)
         browser.close()
@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("docs/pictures/app.jpg"), help="file for the picture")
     parser.add_argument("--width", type=int, default=1100, help="of the browser's window, pixels")
-    parser.add_argument("--height", type=int, default=800, help="of the browser's window, pixels")
+    parser.add_argument("--height", type=int, default=700, help="of the browser's window, pixels")
     args = parser.parse_args()
     chromium = shutil.which("chromium")
     if chromium is None:

@@ -1,6 +1,7 @@
 """``colorized app`` and ``colorized serve`` in processes of their own, for tests that visit them."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -8,6 +9,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -16,6 +20,25 @@ def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
+
+
+def fetch_from_npm(name: str, script: str, folder: Path) -> Path:
+    """One file of a package."""
+    if not shutil.which("npm"):
+        pytest.skip("needs npm: apt-get install npm")
+    subprocess.run(["npm", "pack", "--silent", name], cwd=folder, check=True, timeout=300)
+    (package,) = folder.glob(f"{name.partition('@')[0]}-*.tgz")
+    shutil.unpack_archive(package, folder, "gztar")
+    return folder / "package" / script
+
+
+def run_axe(page: Any, axe: Path, *kinds: str) -> list[tuple[str, str, str]]:
+    """What axe-core finds on a page: impact, rule, and the first place; violations, if no kinds are given."""
+    page.add_script_tag(path=axe)
+    found = page.evaluate("axe.run({resultTypes: ['violations', 'incomplete']})")
+    assert len(found["passes"]) > 15
+    faults = [one for kind in kinds or ("violations",) for one in found[kind]]
+    return [(one["impact"], one["id"], one["nodes"][0]["html"]) for one in faults]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 from gradio_client import Client, handle_file
 from photos import colourful
 from PIL import Image
-from servers import free_port, running
+from servers import fetch_from_npm, free_port, run_axe, running
 from skimage import color as skimage_color
 from test_train_script import ROOT
 from typer.testing import CliRunner
@@ -32,7 +33,7 @@ CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium")
 
 CAMERA, ROCKET = (next(file for file in EXAMPLES if file.stem == stem) for stem in ("camera", "rocket"))
-PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1200, "height": 900}
+DESKTOP = {"width": 1200, "height": 900}
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +54,10 @@ def browser() -> Iterator["playwright.Browser"]:
 class Visitor:
     """One browser session on the page."""
 
-    def __init__(self, browser: "playwright.Browser", url: str, *, size: dict[str, int] = DESKTOP) -> None:
-        self.context = browser.new_context(viewport=size, accept_downloads=True)
+    def __init__(
+        self, browser: "playwright.Browser", url: str, *, size: dict[str, int] = DESKTOP, scheme: str = "light"
+    ) -> None:
+        self.context = browser.new_context(viewport=size, accept_downloads=True, color_scheme=scheme)
         self.page = self.context.new_page()
         self.foreign: list[str] = []
         self.page.on("request", lambda request: self.note(request.url, url))
@@ -83,9 +86,12 @@ class Visitor:
         self.page.get_by_label("number input for Variants").fill("1")
         self.page.get_by_label("number input for Variants").press("Tab")
 
-    def colorize(self, *, last_seed: int = 2) -> None:
+    def colorize(self) -> None:
         self.start.click()
-        self.page.get_by_text(f"seed {last_seed}", exact=True).wait_for(timeout=60_000)
+        self.wait_for_result()
+
+    def wait_for_result(self, *, seconds: int = 60) -> None:
+        self.page.get_by_text(re.compile(": .* ready")).wait_for(timeout=1000 * seconds)
 
     def download(self, label: str) -> tuple[str, bytes]:
         with self.page.expect_download() as waiting:
@@ -119,22 +125,21 @@ def from_the_command(photo: Path, *options: str, checkpoint: Path, folder: Path)
 def test_upload_compare_choose_download(visitor: Visitor, checkpoint: Path, tmp_path: Path) -> None:
     visitor.give_and_see(ROCKET)
     visitor.colorize()
-    slider = visitor.page.get_by_test_id("imageslider").or_(visitor.page.locator(".slider-wrap, .image-container"))
-    assert slider.locator("img").count() >= 2
-    visitor.page.get_by_text("Why these colours? Where the variants differ").wait_for()
-    visitor.page.wait_for_function(  # the map has the photo's size on screen, and a legend below
-        """() => [...document.querySelectorAll('.uncertainty img')].some(
+    visitor.page.get_by_role("button", name="Why these colours?").click()
+    visitor.page.get_by_text("is the most typical").wait_for()
+    visitor.page.wait_for_function(  # the map has the photo's shape, and a legend below
+        """() => [...document.querySelectorAll('[alt^="Map"]')].some(
             i => i.naturalWidth >= 420 && i.naturalHeight > i.naturalWidth * %f + 40)"""
         % (Image.open(ROCKET).height / Image.open(ROCKET).width)
     )
 
-    name, data = visitor.download("Download seed 0 at full size")
+    name, data = visitor.download("Download variant 1 at full size")
     assert name == "rocket-colour-0.jpg"
     where = {"checkpoint": checkpoint, "folder": tmp_path}
     assert data == from_the_command(ROCKET, "--seed", "0", **where)
 
-    visitor.page.get_by_text("seed 2", exact=True).click()
-    name, data = visitor.download("Download seed 2 at full size")
+    visitor.page.get_by_role("button", name="Variant 3").click()
+    name, data = visitor.download("Download variant 3 at full size")
     assert name == "rocket-colour-2.jpg"
     assert data == from_the_command(ROCKET, "--seed", "2", **where)
     (tmp_path / name).write_bytes(data)
@@ -143,19 +148,80 @@ def test_upload_compare_choose_download(visitor: Visitor, checkpoint: Path, tmp_
     assert visitor.foreign == []
 
 
+def test_everything_by_keyboard(visitor: Visitor) -> None:
+    """From the photo to the download; whatever has the focus shows it."""
+    page, visited = visitor.page, []
+    page.on("filechooser", lambda chooser: chooser.set_files(CAMERA))
+
+    def go_to(name: str) -> None:
+        for _ in range(20):
+            page.keyboard.press("Tab")
+            found = page.evaluate(
+                """() => { const at = document.activeElement, shown = at.closest(".compare > div") ?? at;
+                     const {outlineStyle, outlineWidth} = getComputedStyle(shown);
+                     const outline = outlineStyle + outlineWidth;
+                     return at === document.body ? null : [at.ariaLabel ?? at.innerText, outline] }"""
+            )
+            if found is None:
+                continue
+            visited.append(found)
+            if name in found[0]:
+                return
+        raise AssertionError(f"{name}: {visited}")
+
+    go_to("Drop a photo here")
+    page.keyboard.press("Enter")
+    page.locator(".photo img").wait_for()
+    go_to("Colorize")
+    page.keyboard.press("Enter")
+    visitor.wait_for_result()
+    go_to("How much is shown in grey")
+    divided = page.locator(".compare img").last
+    for key, inset in (("ArrowLeft", "51%"), ("PageUp", "41%"), ("End", "0%"), ("Home", "100%")):
+        page.keyboard.press(key)
+        assert divided.evaluate("one => getComputedStyle(one).clipPath").split()[1] == inset
+    go_to("Variant 2")
+    page.keyboard.press("Enter")
+    page.get_by_alt_text("Variant 2, in colour").wait_for()
+    assert page.get_by_label("How much is shown in grey").input_value() == "0"  # where it was
+    go_to("Download variant 2")
+    with page.expect_download() as waiting:
+        page.keyboard.press("Enter")
+    assert waiting.value.suggested_filename == "camera-colour-1.jpg"
+    go_to("Why these colours?")
+    assert {outline for _, outline in visited} == {"solid3px"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_fault(browser: "playwright.Browser", page_url: str, scheme: str, tmp_path: Path) -> None:
+    """The usual program for accessibility: at the first look, and with everything open."""
+    axe, visitor = fetch_from_npm("axe-core@4", "axe.min.js", tmp_path), Visitor(browser, page_url, scheme=scheme)
+    for state in ("first", "result"):
+        if state == "result":
+            visitor.give_and_see(CAMERA)
+            visitor.colorize()
+            for name in ("Why these colours?", "Settings", "Colours you know"):
+                visitor.page.get_by_role("button", name=name).click()
+        visitor.page.wait_for_timeout(1000)
+        found = run_axe(visitor.page, axe)
+        assert [fault for fault in found if fault[0] in ("critical", "serious")] == [], state
+    assert visitor.page.locator("html").get_attribute("lang") == "en"
+    visitor.context.close()
+
+
 def test_slider_moves(visitor: Visitor) -> None:
     visitor.give_and_see(CAMERA)
     visitor.colorize()
-    handle = visitor.page.locator(".outer .inner, .icon-wrap").first
-    before = handle.bounding_box()
-    assert before is not None
-    middle = before["x"] + before["width"] / 2, before["y"] + before["height"] / 2
+    divided = visitor.page.locator(".compare img").last
+    box = divided.bounding_box()
+    assert box is not None
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     visitor.page.mouse.move(*middle)
     visitor.page.mouse.down()
-    visitor.page.mouse.move(middle[0] - 100, middle[1], steps=5)
+    visitor.page.mouse.move(middle[0] - box["width"] / 4, middle[1], steps=5)
     visitor.page.mouse.up()
-    after = handle.bounding_box()
-    assert after is not None and after["x"] < before["x"] - 50
+    assert divided.evaluate("one => getComputedStyle(one).clipPath").split()[1] == "75%"
 
 
 def test_settings_reach_the_pipeline(visitor: Visitor) -> None:
@@ -163,9 +229,9 @@ def test_settings_reach_the_pipeline(visitor: Visitor) -> None:
     visitor.draw_one_variant()
     visitor.page.get_by_label("Seed").first.fill("7")
     visitor.page.get_by_label("number input for Intensity").first.fill("0")
-    visitor.colorize(last_seed=7)
+    visitor.colorize()
     assert visitor.page.get_by_text("Why these colours?").count() == 0  # one variant has none
-    name, data = visitor.download("Download seed 7 at full size")
+    name, data = visitor.download("Download variant 1 at full size")
     assert name == "camera-colour-7.jpg" and np.ptp(pixels(data).astype(int), axis=-1).max() <= 2
 
 
@@ -187,8 +253,8 @@ def test_a_reference_photo_gives_its_palette(visitor: Visitor, checkpoint: Path,
         visitor.page.locator(".reference img").wait_for(state="detached")
     field.set_input_files(tmp_path / "today.png")
     visitor.page.locator(".reference img").wait_for()
-    visitor.colorize(last_seed=0)
-    _, data = visitor.download("Download seed 0 at full size")
+    visitor.colorize()
+    _, data = visitor.download("Download variant 1 at full size")
     options = ("--reference", str(tmp_path / "today.png"))
     assert data == from_the_command(CAMERA, *options, checkpoint=checkpoint, folder=tmp_path)
     assert data != from_the_command(CAMERA, checkpoint=checkpoint, folder=tmp_path)
@@ -202,7 +268,7 @@ def test_sixteen_bit_tiff_is_shown_and_stays_a_tiff(visitor: Visitor, tmp_path: 
         "() => { const i = document.querySelector('.image-frame img'); return i && i.naturalWidth === 200 }"
     )
     visitor.colorize()
-    name, data = visitor.download("Download seed 0 at full size")
+    name, data = visitor.download("Download variant 1 at full size")
     with Image.open(io.BytesIO(data)) as image:
         assert (name, image.format, image.size) == ("scan-colour-0.tif", "TIFF", (200, 90))
     lightness = skimage_color.rgb2lab(pixels(data))[..., 0].mean(axis=0)
@@ -225,8 +291,8 @@ def test_the_page_takes_every_format_that_the_command_takes(
         visitor.page.reload()
         visitor.give_and_see(file)
         visitor.draw_one_variant()
-        visitor.colorize(last_seed=0)
-        name, data = visitor.download("Download seed 0 at full size")
+        visitor.colorize()
+        name, data = visitor.download("Download variant 1 at full size")
         words = ["colorize", str(file), "-o", str(target), "--checkpoint", str(checkpoint)]
         assert CliRunner().invoke(command_line, words).exit_code == 0
         assert name == "scan-colour-0.png" and np.array_equal(pixels(data), pixels(target))
@@ -257,7 +323,7 @@ def test_an_example_and_a_pasted_photo(visitor: Visitor, page_url: str) -> None:
     visitor.page.locator(".gallery-item img, .gallery button img").first.click()
     visitor.page.locator(".image-frame img").wait_for()
     visitor.colorize()
-    name, _ = visitor.download("Download seed 0 at full size")
+    name, _ = visitor.download("Download variant 1 at full size")
     assert name == f"{EXAMPLES[0].stem}-colour-0.jpg"
 
     visitor.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=page_url.rstrip("/"))
@@ -287,12 +353,12 @@ def test_two_visitors_at_once_see_only_their_own(browser: "playwright.Browser", 
     for visitor in visitors:
         visitor.start.click()
     for visitor, photo in zip(visitors, photos, strict=True):
-        visitor.page.get_by_text("seed 2", exact=True).wait_for(timeout=60_000)
-        name, data = visitor.download("Download seed 0 at full size")
+        visitor.wait_for_result()
+        name, data = visitor.download("Download variant 1 at full size")
         assert name == f"{photo.stem}-colour-0.jpg"
         gray = skimage_color.rgb2lab(pixels(photo))[..., 0]
         assert np.abs(skimage_color.rgb2lab(pixels(data))[..., 0] - gray).mean() < 1
-        images = visitor.page.locator(".image-frame img:not(.uncertainty *), .slider-wrap img, .thumbnail-item img")
+        images = visitor.page.locator(".photo img, .compare img, .thumbnail-item img")
         shape = "async i => { await i.decode(); return i.naturalWidth / i.naturalHeight }"
         sizes = {image.evaluate(shape) for image in images.all()}
         width, height = Image.open(photo).size
@@ -324,14 +390,23 @@ def test_many_photos_into_a_zip(visitor: Visitor, checkpoint: Path, tmp_path: Pa
     assert first == from_the_command(ROCKET, "--batch-size", "4", checkpoint=checkpoint, folder=tmp_path)
 
 
-def test_phone_width_has_nothing_beside_the_screen(browser: "playwright.Browser", page_url: str) -> None:
-    visitor = Visitor(browser, page_url, size=PHONE)
+@pytest.mark.parametrize("width", [390, 1280, 1920])
+def test_nothing_lies_beside_the_screen(browser: "playwright.Browser", page_url: str, width: int) -> None:
+    visitor = Visitor(browser, page_url, size={"width": width, "height": 844})
+    assert visitor.start.bounding_box()["y"] < 800  # the first look: the photo and one button
     visitor.give_and_see(ROCKET)
     visitor.colorize()
-    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-    for label in ("Colorize", "Download seed 0 at full size"):
-        box = visitor.page.get_by_text(label, exact=True).bounding_box()
-        assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= PHONE["width"]
+    visitor.page.wait_for_timeout(500)
+    figure = visitor.page.locator(".compare").bounding_box()
+    assert figure is not None and figure["y"] >= 0 and figure["y"] + figure["height"] <= 845
+    assert figure["width"] > 0.6 * min(width, 1200)
+    for name in ("Why these colours?", "Settings", "Colours you know"):
+        visitor.page.get_by_role("button", name=name).click()
+    visitor.page.wait_for_timeout(500)
+    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= width
+    for one in visitor.page.locator("button, input, .photo img, .thumbnail-item, h1, p").all():
+        box = one.bounding_box()
+        assert box is None or (box["x"] >= -22 and box["x"] + box["width"] <= width + 22), one.inner_html()
     assert visitor.page.get_by_text("The colours are invented.").is_visible()
     visitor.context.close()
 
@@ -404,6 +479,6 @@ def test_jobs_wait_in_line_and_a_full_line_is_explained(browser: "playwright.Bro
         third.start.click()
         third.page.get_by_text("This application is currently busy").wait_for()
         for visitor in (first, second):
-            visitor.page.get_by_text("seed 2", exact=True).wait_for(timeout=120_000)
+            visitor.wait_for_result(seconds=120)
             visitor.context.close()
         third.context.close()

@@ -57,6 +57,8 @@ def test_wheel_holds_code_checkpoint_and_command(wheel: Path) -> None:
         "publish/viewer/openseadragon-LICENSE.txt",
         "hub.py",
         "app.py",
+        "app.css",
+        "app.js",
     )
     for name in (*code, *others, *(f"checkpoint/{part}" for part in PARTS)):
         assert f"colorized_pipeline/{name}" in names

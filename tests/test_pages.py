@@ -36,7 +36,7 @@ def test_a_request_reads_and_encodes_its_photo_once(photo: Path) -> None:
         with counting_rows(pipe.unet) as rows, counting_rows(pipe.image_encoder) as encoded:
             asked = worker.colorize(str(photo), None, None, None, None, steps, 0, 1.0, variants, progress=no_progress)
             shown = []
-            for _, _, _, job, _ in asked:
+            for job, *_ in asked:
                 shown.append((len(job.files), sum(rows)))
         assert shown == [(number, steps * number) for number in range(1, variants + 1)]  # each as soon as it is there
         assert encoded == [1]

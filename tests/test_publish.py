@@ -5,7 +5,6 @@ import http.server
 import json
 import os
 import shutil
-import subprocess
 import threading
 import warnings
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from results import BOX_2, colorize, make_scans
+from servers import fetch_from_npm, run_axe
 from typer.testing import CliRunner, Result
 
 from colorized_pipeline.archive.inspection import describe
@@ -333,16 +333,6 @@ def test_page_says_that_it_needs_a_server(archive: Path, browser: Any) -> None:
     page.close()
 
 
-def fetch_from_npm(name: str, script: str, folder: Path) -> Path:
-    """One file of a package."""
-    if not shutil.which("npm"):
-        pytest.skip("needs npm: apt-get install npm")
-    subprocess.run(["npm", "pack", "--silent", name], cwd=folder, check=True, timeout=300)
-    (package,) = folder.glob(f"{name.partition('@')[0]}-*.tgz")
-    shutil.unpack_archive(package, folder, "gztar")
-    return folder / "package" / script
-
-
 @pytest.mark.slow
 def test_axe_finds_no_fault(archive: Path, browser: Any, serve: Any, tmp_path: Path) -> None:
     """The usual program for accessibility, at the folders, the photos of one, a photo, and an error."""
@@ -355,10 +345,7 @@ def test_axe_finds_no_fault(archive: Path, browser: Any, serve: Any, tmp_path: P
         page.goto(f"{url}/{place}")
         page.get_by_role("heading", name=title).wait_for()
         page.wait_for_timeout(500)
-        page.add_script_tag(path=axe)
-        found = page.evaluate("axe.run({resultTypes: ['violations', 'incomplete']})")
-        assert [(one["id"], one["nodes"][0]["html"]) for one in found["violations"] + found["incomplete"]] == []
-        assert len(found["passes"]) > 15
+        assert run_axe(page, axe, "violations", "incomplete") == []
     page.close()
 
 
