@@ -1,15 +1,18 @@
 """The documents: the site builds, links lead somewhere, the README stays a door, examples are Python."""
 
+import io
 import os
 import re
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 import typer
 
 from colorized_pipeline.cli import app as cli
+from colorized_pipeline.training.options import parse_options
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
@@ -102,14 +105,13 @@ def our_options() -> dict[str, set[str]]:
         name: {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         for name, command in commands.commands.items()  # type: ignore[attr-defined]
     }
-    help_text = subprocess.run(
-        [sys.executable, "train_colorization.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    with redirect_stdout(io.StringIO()) as help_text, pytest.raises(SystemExit):
+        parse_options(["--help"])
     scripts = [
         file.read_text() for folder in ("scripts", "benchmarks", "tests") for file in (ROOT / folder).glob("*.py")
     ]
     found[""] = set().union(*found.values(), *(parameter.opts for parameter in commands.params))
-    found[""] |= set(re.findall(r"--[a-z0-9][\w-]*", help_text.stdout))
+    found[""] |= set(re.findall(r"--[a-z0-9][\w-]*", help_text.getvalue()))
     found[""] |= set(re.findall(r'"(--[a-z0-9][\w-]*)"', "\n".join(scripts)))
     return found
 

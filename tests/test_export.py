@@ -71,7 +71,7 @@ def test_graphs_of_any_pipeline_at_any_shape(encoder: bool, tmp_path: Path) -> N
 
 def test_runner_paints_what_the_pipeline_paints(exported: Path) -> None:
     pipe = load_default()
-    for file in EXAMPLES:
+    for file in EXAMPLES[:3]:
         expected, found = both(pipe, exported, Image.open(file))
         assert (np.abs(found - expected) > 1).mean() < 1e-3, file.name
     other = np.asarray(load_runner(exported).Colorizer(exported).colorize(Image.open(file), seed=1)).astype(int)

@@ -330,25 +330,26 @@ def test_save_and_load_round_trip(pipe: ColorizationPipeline, tmp_path: Path) ->
     assert ColorizationPipeline.from_pretrained(tmp_path, working_size=64).config.working_size == 64
 
 
-def test_checkpoint_brings_its_own_code(pipe: ColorizationPipeline, tmp_path: Path) -> None:
+def test_checkpoint_brings_its_own_code(tmp_path: Path) -> None:
     """With diffusers alone, in a fresh process that can't import this package or what only some files need."""
-    folder = tmp_path / "checkpoint"
-    pipe.save_pretrained(folder)
+    for name, encoder in (("plain", False), ("encoder", True)):
+        make_pipeline(encoder=encoder).save_pretrained(tmp_path / name)
     for name in ("a.jpg", "a.png", "a.tif"):
         photo(40, 50).save(tmp_path / name)
-    script = f"""
+    script = """
 import sys
 sys.path = [p for p in sys.path if p]
 for name in ("colorized_pipeline", "tifffile", "imagecodecs", "pillow_heif"):
     sys.modules[name] = None
-from diffusers import DiffusionPipeline
-pipe = DiffusionPipeline.from_pretrained({str(folder)!r}, custom_pipeline={str(folder)!r}, trust_remote_code=True)
 import numpy as np
-print(type(pipe).__name__, *[pipe(one).images[0].size for one in (np.full((40, 50), 0.5), "a.jpg", "a.png")])
-try:
-    pipe("a.tif")
-except ValueError as error:
-    print(error)
+from diffusers import DiffusionPipeline
+for name in ("./plain", "./encoder"):
+    pipe = DiffusionPipeline.from_pretrained(name, custom_pipeline=name, trust_remote_code=True)
+    print(type(pipe).__name__, *[pipe(one).images[0].size for one in (np.full((40, 50), 0.5), "a.jpg", "a.png")])
+    try:
+        pipe("a.tif")
+    except ValueError as error:
+        print(error)
 """
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -358,9 +359,9 @@ except ValueError as error:
         text=True,
     )
     expected = (
-        "ColorizationPipeline (50, 40) (50, 40) (50, 40)\na.tif: TIFF needs one more package: pip install tifffile"
+        "ColorizationPipeline (50, 40) (50, 40) (50, 40)\na.tif: TIFF needs one more package: pip install tifffile\n"
     )
-    assert done.stdout.strip() == expected, done.stderr
+    assert done.stdout == 2 * expected, done.stderr
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
