@@ -341,10 +341,7 @@ class Worker:
         if shown is None:
             raise _message("Give a photo first: drop it on the field, choose a file or paste it.")
         photo = _original(shown, arrival)
-        guiding = None if reference is None else _original(reference, guide)
-        if guiding:
-            with _messages_for_visitors(guiding):
-                self._read_palette(guiding)
+        guiding = self._guiding(reference, guide)
         folder = tempfile.TemporaryDirectory(prefix="colorized-app-")
         with _messages_for_visitors(photo, Path(folder.name)):
             hints = self._read_painting(painting, photo)
@@ -382,6 +379,15 @@ class Worker:
                     *(first or (gr.skip(), gr.Gallery(known), gr.skip())),
                     *(_why(opened, writer) if last and number else (gr.Accordion(visible=False), "", None)),
                 )
+
+    def _guiding(self, reference: str | None, guide: Arrival | None) -> Path | None:
+        """The reference photo, if there is one; its palette is read."""
+        if reference is None:
+            return None
+        photo = _original(reference, guide)
+        with _messages_for_visitors(photo):
+            self._read_palette(photo)
+        return photo
 
     def choose(self, job: Job | None, event: gr.SelectData) -> tuple[Any, Any]:
         """The variant that was clicked, into the slider and under the download button."""
