@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import train_colorization
-from colorized_pipeline import ColorizationPipeline
+from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline
 from colorized_pipeline.diffusion.pipeline import CODE_FILES
 from colorized_pipeline.training.options import fixed_on_resume, parse_options
 
@@ -259,6 +259,29 @@ def test_with_an_image_encoder_and_parquet(photos: Path, tmp_path: Path) -> None
     pipe(np.full((40, 40), 0.5), num_inference_steps=2)
 
 
+@pytest.mark.parametrize("launcher", [PLAIN, TORCHRUN], ids=["one", "two"])
+def test_the_last_stage_draws_without_guidance_and_resumes_to_the_bit(
+    photos: Path, tmp_path: Path, launcher: list[str]
+) -> None:
+    flags: dict = {
+        "launcher": launcher, "mixed_precision": "no", "init_from": DEFAULT_CHECKPOINT, "preset": None,
+        "resolution": 32, "last_stage_steps": 3, "sample_steps": 0, "ema_decay": 0.5,
+    }  # fmt: skip
+    run(command(photos, tmp_path / "whole", **flags), ACCELERATE_USE_CPU="true")
+    pipe = ColorizationPipeline.from_pretrained(tmp_path / "whole")
+    assert (pipe.config.default_steps, pipe.config.default_guidance) == (3, 1.0)
+    rows = [json.loads(line) for line in (tmp_path / "whole" / "validation.jsonl").read_text().splitlines()]
+    assert all(0 < row["drawn_loss"] < 10 and row["drawn_loss"] != row["loss"] for row in rows)
+    resumed = resumed_from(tmp_path / "whole", 3, tmp_path / "resumed")
+    run(command(photos, resumed, resume_from_checkpoint="latest", **flags), ACCELERATE_USE_CPU="true")
+    assert_equal_to_the_bit(tmp_path / "whole", resumed)
+
+
+def test_the_last_stage_needs_an_encoder(photos: Path, finished: Path, tmp_path: Path) -> None:
+    flags: dict = {"init_from": finished, "last_stage_steps": 3, "preset": None, "resolution": None}
+    assert "image encoder" in run_here(command(photos, tmp_path / "run", **flags), expect=1)
+
+
 def test_a_mixture_of_sources_is_measured_by_source_and_resumes_to_the_bit(photos: Path, tmp_path: Path) -> None:
     small = make_parquet(tmp_path / "small.parquet", 6, height=12, width=20)
     flags = {
@@ -381,6 +404,10 @@ IMPOSSIBLE = [
     ("--train_data a --luma_factor 0", "--luma_factor 0"),
     ("--train_data a --init_from b --image_encoder c", "--image_encoder"),
     ("--train_data a --image_encoder b --encoder_scale 0", "--encoder_scale"),
+    ("--train_data a --last_stage_steps 3", "--init_from"),
+    ("--train_data a --init_from b --last_stage_steps 3 --train_batch_size 1", "--train_batch_size"),
+    ("--train_data a --init_from b --perceptual_weight 1", "--last_stage_steps"),
+    ("--train_data a --init_from b --objective regression --last_stage_steps 3", "--last_stage_steps"),
     ("--train_data a --max_train_steps 10", "--lr_warmup_steps 500"),
     ("--train_data a --ema_decay 1", "--ema_decay 1"),
     ("--train_data a --objective regression --snr_gamma 5", "--snr_gamma"),

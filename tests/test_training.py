@@ -8,11 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from conftest import make_scheduler
 from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
 
+from colorized_pipeline.diffusion.color import lightness_to_gray
+from colorized_pipeline.loading import load_pipeline
 from colorized_pipeline.training import checkpoints
 from colorized_pipeline.training.checkpoints import (
     COMPLETE,
@@ -24,6 +27,7 @@ from colorized_pipeline.training.checkpoints import (
 )
 from colorized_pipeline.training.losses import (
     Diffusion,
+    LastStage,
     Objective,
     Regression,
     draw_timesteps,
@@ -256,3 +260,64 @@ def test_folders_that_can_not_be_opened_are_no_obstacle(tmp_path: Path, monkeypa
     (tmp_path / "old").mkdir()
     replace_folder(tmp_path / "new", tmp_path / "old")
     assert (tmp_path / "old" / "inside" / "file").read_text() == "new" and len(opened) == 1
+
+
+def last_stage(**weights: float) -> LastStage:
+    """With the encoder that ships: a fresh one's features don't tell colours apart."""
+    return LastStage(load_pipeline(), steps=2, **{"perceptual_weight": 1.0, "adversarial_weight": 1.0, **weights})
+
+
+def colors(count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latents of plain coloured photos, and their lightness."""
+    generator = torch.Generator().manual_seed(3)
+    lightness = F.interpolate(torch.rand(count, 1, 4, 4, generator=generator) * 60 + 20, (64, 64), mode="bilinear")
+    chroma = torch.cat((torch.randn(count, 2, 1, 1, generator=generator), torch.zeros(count, 6, 1, 1)), dim=1)
+    return 0.5 * chroma.expand(-1, -1, 16, 16).contiguous(), lightness
+
+
+def test_perceptual_loss_is_zero_for_the_truth_and_one_for_gray() -> None:
+    stage, (chroma, lightness) = last_stage(), colors()
+    assert stage.loss(chroma, chroma, lightness)["perceptual"] == 0
+    assert stage.loss(torch.zeros_like(chroma), chroma, lightness)["perceptual"].item() == pytest.approx(1, abs=0.02)
+    assert stage.distance(chroma, chroma, lightness)[0] == 0
+    ours, gray = stage.distance(torch.zeros_like(chroma), chroma, lightness)
+    assert ours == pytest.approx(gray, rel=0.01)
+
+
+def test_pale_colors_are_told_from_true_ones_and_grow() -> None:
+    stage, (chroma, lightness) = last_stage(), colors()
+    drawn = (0.2 * chroma).requires_grad_(True)
+    optimizer, told = torch.optim.Adam([drawn], lr=0.02), []
+    for _ in range(60):
+        losses = stage.loss(drawn, chroma, lightness)
+        told.append(losses["discriminator"].item())
+        (drawn.grad,) = torch.autograd.grad(losses["loss"], drawn)
+        optimizer.step()
+    assert told[0] > 1.8 and min(told) < 1.5
+    assert (drawn * chroma).sum() > 0.6 * chroma.square().sum()
+
+
+def test_the_last_stage_draws_as_the_pipeline_does() -> None:
+    stage, (chroma, lightness) = last_stage(), colors(1)
+    pipe = stage.pipe
+    condition = pipe.condition(lightness)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(chroma.shape, generator=generator)
+    drawn = stage.draw(pipe.unet, condition, noise, steps=2, generator=generator)
+    rows = pipe.prepare(lightness_to_gray(lightness[0]), working_size=64, borders=False)
+    expected = pipe.draw(
+        rows, generators=[torch.Generator().manual_seed(0)], num_inference_steps=2, guidance_scale=1.0
+    )
+    torch.testing.assert_close(pipe.latents_to_chroma(drawn), expected, atol=1e-3, rtol=0)
+
+
+def test_only_the_last_pass_has_a_gradient() -> None:
+    stage, (chroma, lightness) = last_stage(), colors()
+    calls: list[bool] = []
+
+    def unet(seen: torch.Tensor, timestep: torch.Tensor) -> SimpleNamespace:
+        calls.append(torch.is_grad_enabled())
+        return stage.pipe.unet(seen, timestep)
+
+    drawn = stage.draw(unet, stage.pipe.condition(lightness), torch.randn_like(chroma), steps=2, generator=None)
+    assert calls == [False, True] and drawn.requires_grad

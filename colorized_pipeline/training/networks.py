@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 from ..diffusion.photo import condition_channels
 from ..diffusion.pipeline import ColorizationPipeline
 from ..loading import load_encoder, load_pipeline
-from .losses import Diffusion, Objective, Regression
-from .options import PRESETS, ModelOptions, ObjectiveOptions, OptimizationOptions, Options
+from .losses import Diffusion, LastStage, Objective, Regression
+from .options import PRESETS, ModelOptions, ObjectiveOptions, Options
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +105,8 @@ def _set_up_checkpoint(pipe: ColorizationPipeline, options: Options) -> None:
     scheduler.register_to_config(clip_sample_range=_MAX_CHROMA / pipe.config.chroma_scale)
     pipe.register_modules(scheduler=scheduler)
     pipe.register_to_config(encoder_scale=options.model.encoder_scale, objective=objective.objective)
+    if objective.last_stage_steps:
+        pipe.register_to_config(default_steps=objective.last_stage_steps, default_guidance=1.0)
     if objective.objective == "diffusion" and pipe.config.default_guidance != 1 and not objective.condition_dropout:
         logger.warning(
             "%s is drawn with guidance %g, which training without --condition_dropout slowly spoils; add "
@@ -183,8 +185,23 @@ def build_objective(pipe: ColorizationPipeline, options: ObjectiveOptions) -> Ob
     return Regression() if options.objective == "regression" else Diffusion(pipe.scheduler, options.snr_gamma)
 
 
-def build_optimizer(unet: UNet2DModel, options: OptimizationOptions) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(unet.parameters(), lr=options.learning_rate, weight_decay=_WEIGHT_DECAY)
+def build_last_stage(pipe: ColorizationPipeline, options: ObjectiveOptions) -> LastStage | None:
+    """The loss of the last stage; None if this run isn't one."""
+    if options.last_stage_steps is None:
+        return None
+    return LastStage(
+        pipe,
+        steps=options.last_stage_steps,
+        perceptual_weight=options.perceptual_weight,
+        adversarial_weight=options.adversarial_weight,
+    )
+
+
+def build_optimizer(unet: UNet2DModel, options: Options) -> torch.optim.Optimizer:
+    """AdamW; against a discriminator, which changes too, it remembers for a shorter time."""
+    betas = (0.9, 0.999) if options.objective.last_stage_steps is None else (0.9, 0.99)
+    rate = options.optimization.learning_rate
+    return torch.optim.AdamW(unet.parameters(), lr=rate, betas=betas, weight_decay=_WEIGHT_DECAY)
 
 
 def learning_rate(step: int, *, base: float, warmup: int, decay: int, total: int) -> float:

@@ -194,12 +194,27 @@ class ObjectiveOptions(Group):
     condition_dropout: float = option(
         0.0, "share of training photos whose condition is hidden, for guidance", least=0, below=1, fixed=True
     )
+    last_stage_steps: int | None = option(
+        None, "last stage of a checkpoint: two thirds of the photos are drawn in so many steps and trained to look "
+        "true to the image encoder; the pipeline then draws in these steps, without guidance", least=1, fixed=True,
+    )  # fmt: skip
+    perceptual_weight: float | None = option(
+        None, "in the last stage, of the distance to the true photo's features; default 0.05", least=0, fixed=True
+    )
+    adversarial_weight: float | None = option(
+        None, "in the last stage, of the discriminator's judgement; default 0.02", least=0, fixed=True
+    )
 
     def check(self) -> None:
         if self.objective != "diffusion":
-            for name in ("snr_gamma", "condition_dropout"):
+            for name in ("snr_gamma", "condition_dropout", "last_stage_steps"):
                 if getattr(self, name):
                     raise ValueError(f"--{name} serves --objective diffusion, not {self.objective}; leave it out")
+        for name, usual in (("perceptual_weight", 0.05), ("adversarial_weight", 0.02)):
+            if self.last_stage_steps is None and getattr(self, name) is not None:
+                raise ValueError(f"--{name} serves the last stage; add --last_stage_steps, or leave it out")
+            if self.last_stage_steps is not None and getattr(self, name) is None:
+                object.__setattr__(self, name, usual)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,6 +290,15 @@ class Options:
     objective: ObjectiveOptions = ObjectiveOptions()
     optimization: OptimizationOptions = OptimizationOptions()
     output: OutputOptions = OutputOptions()
+
+    def __post_init__(self) -> None:
+        if self.objective.last_stage_steps is not None:
+            if self.model.init_from is None:
+                raise ValueError("--last_stage_steps goes on from a trained checkpoint; add --init_from")
+            if self.optimization.train_batch_size < 2:
+                raise ValueError(
+                    "--last_stage_steps draws a part of each batch; --train_batch_size must be at least 2"
+                )
 
     def resolved(self, checkpoint: Mapping[str, Any] | None = None) -> "Options":
         """The options with nothing left open about the model.
