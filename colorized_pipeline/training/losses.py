@@ -260,7 +260,9 @@ class LastStage:
         seen, true, gray = (maps[-1] for maps in self._features_of(drawn, chroma, lightness))
         return (seen - true).square().sum().item(), (gray - true).square().sum().item()
 
-    def _train_discriminator(self, seen: list[Tensor], true: list[Tensor], gray: list[Tensor], reduce: Any) -> Tensor:
+    def _train_discriminator(
+        self, seen: list[Tensor], true: list[Tensor], gray: list[Tensor], reduce: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         drawn, real = (self.discriminator(maps[:-1], gray[:-1], self.changes[:-1]) for maps in (seen, true))
         loss = _mean([F.relu(1 + one) for one in drawn]) + _mean([F.relu(1 - one) for one in real])
         self.optimizer.zero_grad()
