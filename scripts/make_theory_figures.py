@@ -42,28 +42,28 @@ def schedule(kind: str, steps: int, *, zero_snr: bool = False) -> DDPMScheduler:
     return DDPMScheduler(num_train_timesteps=steps, beta_schedule=kind, rescale_betas_zero_snr=zero_snr)
 
 
-def central_square(name: str) -> torch.Tensor:
-    """The middle of a photograph of scikit-image, CIELAB ``[3, EDGE, EDGE]``."""
+def square(name: str, *, size: float = 1.0, top: float = 0.5, left: float = 0.5) -> torch.Tensor:
+    """A square of a photograph of scikit-image, the middle if not told, CIELAB ``[3, EDGE, EDGE]``.
+
+    Args:
+        size: of its edge, against the photograph's shorter side.
+        top, left: of the way that it can be moved, 0 to 1.
+    """
     rgb = torch.from_numpy(getattr(data, name)()).movedim(-1, 0).float() / 255
-    edge = min(rgb.shape[-2:])
-    top, left = (rgb.shape[-2] - edge) // 2, (rgb.shape[-1] - edge) // 2
-    square = rgb[None, :, top : top + edge, left : left + edge]
-    return rgb_to_lab(F.interpolate(square, (EDGE, EDGE), mode="bilinear", antialias=True).clamp(0, 1))[0]
+    height, width = rgb.shape[-2:]
+    edge = round(min(height, width) * size)
+    row, column = int(top * (height - edge)), int(left * (width - edge))
+    cut = rgb[None, :, row : row + edge, column : column + edge]
+    return rgb_to_lab(F.interpolate(cut, (EDGE, EDGE), mode="bilinear", antialias=True).clamp(0, 1))[0]
 
 
 def skimage_crops(generator: torch.Generator) -> torch.Tensor:
     """Random squares of scikit-image's colour photographs, CIELAB ``[N, 3, EDGE, EDGE]``."""
     crops = []
     for name in SKIMAGE_PHOTOS:
-        rgb = torch.from_numpy(getattr(data, name)()).movedim(-1, 0).float() / 255
-        height, width = rgb.shape[-2:]
-        for _ in range(CROPS_PER_PHOTO):
-            draws = torch.rand(3, generator=generator).tolist()
-            edge = round(min(height, width) * (0.5 + 0.5 * draws[0]))
-            top, left = int(draws[1] * (height - edge + 1)), int(draws[2] * (width - edge + 1))
-            crop = rgb[None, :, top : top + edge, left : left + edge]
-            crops.append(F.interpolate(crop, (EDGE, EDGE), mode="bilinear", antialias=True).clamp(0, 1))
-    return rgb_to_lab(torch.cat(crops))
+        for size, top, left in torch.rand((CROPS_PER_PHOTO, 3), generator=generator).tolist():
+            crops.append(square(name, size=0.5 + 0.5 * size, top=top, left=left))
+    return torch.stack(crops)
 
 
 def paint(lightness: torch.Tensor, chroma: torch.Tensor) -> Image.Image:
@@ -81,7 +81,7 @@ def strip(rows: list[tuple[str, list[tuple[str, Image.Image]]]]) -> Image.Image:
 
 def forward_process(pipe: ColorizationPipeline, folder: Path) -> None:
     """x_t at the same t / T under four schedules, the same noise everywhere."""
-    lab = central_square(FORWARD_PHOTO)
+    lab = square(FORWARD_PHOTO)
     clean = pipe.chroma_to_latents(downsample_chroma(lab[None, 1:], pipe.chroma_cell))[0]
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     rows = []
@@ -97,25 +97,27 @@ def forward_process(pipe: ColorizationPipeline, folder: Path) -> None:
 
 
 @torch.no_grad()
-def reverse_process(pipe: ColorizationPipeline, folder: Path) -> None:
-    """x_t and the network's estimate of x_0 on the way back: a strip, and all steps as an animation."""
-    lab, scheduler = central_square(REVERSE_PHOTO), pipe.scheduler
-    generator = torch.Generator().manual_seed(0)
-    condition = pipe.condition(lab[None, :1])
+def denoise(
+    pipe: ColorizationPipeline, condition: torch.Tensor, generator: torch.Generator
+) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
+    """All the way back: t, x_t, and the network's estimate of x_0 from it; at last 0 and twice x_0."""
+    scheduler, path = pipe.scheduler, []
     scheduler.set_timesteps(pipe.config.default_steps)
-    x = torch.randn((1, pipe.unet.config.out_channels, *condition.shape[-2:]), generator=generator)
-    frames = []
-
-    def picture(latents: torch.Tensor) -> Image.Image:
-        return paint(lab[:1], pipe.latents_to_chroma(latents[0]))
-
+    shape = (len(condition), pipe.unet.config.out_channels, *condition.shape[-2:])
+    x = torch.randn(shape, generator=generator)
     for timestep in scheduler.timesteps:
         output = pipe.unet(torch.cat((condition, x), dim=1), timestep).sample
-        guess = predicted_clean(scheduler, output, x, timestep.reshape(1)).float()
-        frames.append((int(timestep) + 1, picture(x), picture(guess)))
+        path.append((int(timestep) + 1, x, predicted_clean(scheduler, output, x, timestep.repeat(len(x))).float()))
         x = scheduler.step(output, timestep, x, generator=generator).prev_sample
-    frames.append((0, picture(x), picture(x)))
+    return [*path, (0, x, x)]
 
+
+@torch.no_grad()
+def reverse_process(pipe: ColorizationPipeline, folder: Path) -> None:
+    """x_t and the network's estimate of x_0 on the way back: a strip, and all steps as an animation."""
+    lab = square(REVERSE_PHOTO)
+    path = denoise(pipe, pipe.condition(lab[None, :1]), torch.Generator().manual_seed(0))
+    frames = [(t, *(paint(lab[:1], pipe.latents_to_chroma(one[0])) for one in latents)) for t, *latents in path]
     gray, original = paint(lab[:1], torch.zeros_like(lab[1:])), paint(lab[:1], lab[1:])
     chosen = frames[:: max(1, len(frames) // 6)]
     strip(
@@ -178,21 +180,14 @@ def gaussian_reverse_step(folder: Path) -> None:
 @torch.no_grad()
 def chroma_histogram(pipe: ColorizationPipeline, labs: torch.Tensor, what: str, folder: Path) -> None:
     """How often which chroma occurs: in the truth, in samples, and in E[x_0 | grey], which regression would give."""
-    scheduler = pipe.scheduler
     generator = torch.Generator().manual_seed(0)
     truth, samples, means = [], [], []
     for lab in labs.split(BATCH):
-        condition = pipe.condition(lab[:, :1])
         truth.append(downsample_chroma(lab[:, 1:], pipe.chroma_cell))
-        x = torch.randn((len(lab), pipe.unet.config.out_channels, *condition.shape[-2:]), generator=generator)
-        scheduler.set_timesteps(pipe.config.default_steps)
-        for number, timestep in enumerate(scheduler.timesteps):
-            output = pipe.unet(torch.cat((condition, x), dim=1), timestep).sample
-            if number == 0:  # nothing of the photo is in x_T, so that the first estimate is the conditional mean
-                at = timestep.repeat(len(lab))
-                means.append(pipe.latents_to_chroma(predicted_clean(scheduler, output, x, at).float()))
-            x = scheduler.step(output, timestep, x, generator=generator).prev_sample
-        samples.append(pipe.latents_to_chroma(x))
+        path = denoise(pipe, pipe.condition(lab[:, :1]), generator)
+        # Nothing of the photo is in x_T, so that the first estimate is the conditional mean
+        means.append(pipe.latents_to_chroma(path[0][2]))
+        samples.append(pipe.latents_to_chroma(path[-1][1]))
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
     for values, style, label in (
