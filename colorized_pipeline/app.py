@@ -104,7 +104,7 @@ def serve(page: gr.Blocks, limits: Limits, **options: Any) -> str:
     """
     _, url, _ = page.launch(
         theme=_theme(),
-        css=_text("app.css"),
+        css=_text("embed/web/compare.css") + _text("app.css"),
         head=f"<script>const ENDINGS = {json.dumps(sorted(PHOTO_SUFFIXES))};\n{_text('app.js')}</script>",
         max_file_size=f"{limits.file_megabytes}mb",
         run_history=False,
@@ -118,7 +118,7 @@ def serve(page: gr.Blocks, limits: Limits, **options: Any) -> str:
 
 
 def _text(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 def _theme() -> gr.themes.Base:
@@ -546,7 +546,7 @@ def _compare(job: Job, index: int) -> str:
     title, (width, height) = _title(index), job.before.size
     return f"""<figure class="compare" style="--shape: {width / height:.4f}">
         <div><img src="{_data_url(job.previews[index])}" alt="{title}, in colour">
-        <img src="{_data_url(job.before)}" alt="The photo in grey">
+        <img class="before" src="{_data_url(job.before)}" alt="The photo in grey">
         <input type="range" min="0" max="100" value="50" aria-label="How much is shown in grey"></div>
         <figcaption><span>Grey</span><button class="whole">Full screen</button><span>{title}</span></figcaption>
         </figure>"""

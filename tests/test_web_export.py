@@ -8,10 +8,12 @@ import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from servers import fetch_from_npm, run_axe
 from skimage import data as skimage_data
 from test_export import load_runner
 from typer.testing import CliRunner
@@ -103,6 +105,63 @@ def test_page_paints_what_the_runner_paints_and_works_offline(site: Path, addres
     assert (
         facts["xmpMM:DerivedFrom/stRef:filePath"] == "it%27s%20old.png" and len(facts["colorized:SourceSHA256"]) == 64
     )
+
+
+@pytest.fixture
+def page(address: str) -> Iterator[Any]:
+    with playwright.sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        opened = browser.new_page(viewport={"width": 390, "height": 844}, service_workers="block")
+        opened.goto(address)
+        opened.get_by_text("Ready.").wait_for(timeout=120_000)
+        yield opened
+        browser.close()
+
+
+def test_everything_by_keyboard_on_a_phone_s_width(page: Any, tmp_path: Path) -> None:
+    Image.fromarray(skimage_data.camera()[:128, :320]).save(tmp_path / "wide.png")
+    page.on("filechooser", lambda chooser: chooser.set_files(tmp_path / "wide.png"))
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.get_by_text("wide.png is ready").wait_for(timeout=120_000)
+    page.keyboard.press("Tab")
+    for key, inset in (("ArrowLeft", "51%"), ("End", "0%"), ("Home", "100%")):
+        page.keyboard.press(key)
+        assert page.locator("#before").evaluate("one => getComputedStyle(one).clipPath").split()[1] == inset
+    outline = "getComputedStyle(document.activeElement.closest('.compare > div') ?? document.activeElement).outline"
+    assert "solid 3px" in page.evaluate(outline)
+    page.keyboard.press("Tab")
+    with page.expect_download() as download:
+        page.keyboard.press("Enter")
+    assert download.value.suggested_filename == "wide-colorized.jpg"
+    page.keyboard.press("Tab")
+    first = page.locator("#after").evaluate("one => one.toDataURL()")
+    page.keyboard.press("Enter")
+    page.wait_for_function("first => document.getElementById('after').toDataURL() != first", arg=first)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_a_photo_that_comes_while_another_is_colorized_is_the_one_shown(page: Any, tmp_path: Path) -> None:
+    for name, width in (("first.png", 320), ("second.png", 200)):
+        Image.fromarray(skimage_data.camera()[:128, :width]).save(tmp_path / name)
+        page.set_input_files("#file", tmp_path / name)
+    page.get_by_text("second.png is ready").wait_for(timeout=120_000)
+    page.wait_for_timeout(1000)
+    assert page.evaluate("['before', 'after'].map((id) => document.getElementById(id).width)") == [200, 200]
+    assert page.get_by_role("status").inner_text().startswith("second.png")
+    (tmp_path / "scan.tif").write_bytes(b"not a photo")
+    page.set_input_files("#file", tmp_path / "scan.tif")
+    page.get_by_text("scan.tif can't be colorized: this browser doesn't read it as a photo").wait_for()
+
+
+@pytest.mark.slow
+def test_axe_finds_no_fault(page: Any, tmp_path: Path) -> None:
+    axe = fetch_from_npm("axe-core@4", "axe.min.js", tmp_path)
+    assert run_axe(page, axe, "violations", "incomplete") == []
+    Image.fromarray(skimage_data.camera()[:128, :320]).save(tmp_path / "wide.png")
+    page.set_input_files("#file", tmp_path / "wide.png")
+    page.get_by_text("wide.png is ready").wait_for(timeout=120_000)
+    assert run_axe(page, axe, "violations", "incomplete") == []
 
 
 def load_runner_of(folder: Path) -> type:

@@ -1,30 +1,35 @@
 // The page around the worker: a photo in, its picture with a slider, a labelled JPEG out. Nothing leaves this device.
 const element = (id) => document.getElementById(id);
+const buttons = (change) => document.querySelectorAll("button").forEach(change);
 const status = (text) => (element("status").textContent = text);
 const worker = new Worker(`worker.js${location.search}`, { type: "module" });
 const facts = fetch("colorized.json").then((answer) => answer.json());
-let photo, seed;
+let photo, seed, last = Promise.resolve();
 
-// RGBA pixels in colour; `noise` instead of a seed's own is for comparisons with other programs
+// RGBA pixels in colour, one photo after the other; `noise` instead of a seed's own is for comparisons with other programs
 function colorize(pixels, seed, noise) {
-  return new Promise((resolve, reject) => {
+  const ask = () => new Promise((resolve, reject) => {
     worker.onmessage = ({ data }) => (data.error ? reject(new Error(data.error)) : resolve(data.pixels));
     worker.onerror = (event) => reject(new Error(event.message || "the model can't be loaded"));
     worker.postMessage({ pixels, seed, noise });
   });
+  return (last = last.then(ask, ask));
 }
 window.colorized = { colorize };
 
 async function open(file) {
   if (!file) return;
   try {
-    const bitmap = await createImageBitmap(file);
+    const bitmap = await createImageBitmap(file).catch(() => {
+      throw new Error("this browser doesn't read it as a photo; give a JPEG, PNG or WebP file");
+    });
     const canvas = element("before");
     [canvas.width, canvas.height] = [bitmap.width, bitmap.height];
     const context = canvas.getContext("2d", { willReadFrequently: true });
     context.drawImage(bitmap, 0, 0);
     photo = { file, pixels: context.getImageData(0, 0, bitmap.width, bitmap.height) };
     canvas.style.filter = "grayscale(1)";
+    document.documentElement.style.setProperty("--shape", bitmap.width / bitmap.height);
     await paint(0);
   } catch (error) {
     status(`${file.name} can't be colorized: ${error.message}`);
@@ -33,14 +38,21 @@ async function open(file) {
 
 async function paint(next) {
   status("Colorizing…");
-  const started = performance.now();
-  const painted = await colorize(photo.pixels, next);
-  seed = next;
-  const canvas = element("after");
-  [canvas.width, canvas.height] = [painted.width, painted.height];
-  canvas.getContext("2d").putImageData(painted, 0, 0);
-  element("result").hidden = false;
-  status(`${photo.file.name}: ${((performance.now() - started) / 1000).toFixed(1)} seconds`);
+  buttons((button) => (button.disabled = true));
+  const [started, asked] = [performance.now(), photo];
+  try {
+    const painted = await colorize(asked.pixels, next);
+    if (asked !== photo) return; // another one came meanwhile
+    seed = next;
+    const canvas = element("after");
+    [canvas.width, canvas.height] = [painted.width, painted.height];
+    canvas.getContext("2d").putImageData(painted, 0, 0);
+    element("result").hidden = false;
+    element("result").scrollIntoView({ block: "nearest" });
+    status(`${photo.file.name} is ready, after ${((performance.now() - started) / 1000).toFixed(1)} seconds.`);
+  } finally {
+    buttons((button) => (button.disabled = false));
+  }
 }
 
 async function save() {
@@ -69,7 +81,7 @@ function withXmp(jpeg, xmp) {
 }
 
 element("file").onchange = (event) => open(event.target.files[0]);
-element("slider").oninput = (event) => (element("before").style.clipPath = `inset(0 ${event.target.value}% 0 0)`);
+element("slider").oninput = ({ target }) => document.documentElement.style.setProperty("--at", `${target.value}%`);
 element("again").onclick = () => paint(seed + 1).catch((error) => status(error.message));
 element("save").onclick = save;
 document.ondragover = (event) => (event.preventDefault(), element("drop").classList.add("over"));
