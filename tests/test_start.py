@@ -57,6 +57,26 @@ def test_the_start_costs_little(labelled: Path) -> None:
         cost(["-c", "raise SystemExit(3)"])
 
 
+COMPILE = """
+import sys
+from colorized_pipeline.cli.console import quick_start
+with quick_start():
+    from colorized_pipeline import load_pipeline
+    unet = load_pipeline(sys.argv[1]).unet
+print(*[name for name in ("sympy", "torch._dynamo.convert_frame", "torch.distributed.tensor") if name in sys.modules])
+import torch
+from diffusers.utils.torch_utils import is_compiled_module
+compiled = torch.compile(unet, backend="eager")
+print(is_compiled_module(compiled), is_compiled_module(unet), "sympy" in sys.modules)
+print(torch.compile(lambda x: 2 * x, backend="eager")(torch.ones(2)).tolist())
+"""
+
+
+def test_the_compiler_waits_until_it_is_used(checkpoint: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", COMPILE, str(checkpoint)], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["", "True False True", "[2.0, 2.0]"], done.stderr
+
+
 def test_the_package_names_what_it_has() -> None:
     import colorized_pipeline
 

@@ -1,4 +1,4 @@
-"""Sharing the photos of a run among processes: accelerate's engine within a job, ``--shard`` among jobs."""
+"""Sharing the photos of a run among processes: of one job by its launcher, among jobs by ``--shard``."""
 
 import os
 import re
@@ -6,10 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-
-import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
+from typing import Any
 
 from ..archive.files import Job
 
@@ -26,21 +23,27 @@ class Part:
         name: of the files that this process alone writes; empty for a run in one process.
         is_first: this process speaks for all.
         device: where its network runs, if the launcher says so.
+        processes: how many share the job.
     """
 
     jobs: Sequence[Job]
     total: int
     name: str
-    is_first: bool
-    device: str | None
-    state: PartialState | None
+    is_first: bool = True
+    device: str | None = None
+    processes: int = 1
 
     def sum(self, counts: Counter[str]) -> Counter[str]:
         """The counts of all processes together. Waits for them, since a launcher kills all when one ends with 1."""
-        if self.state is None:
+        if self.processes == 1:
             return counts
+        from torch import distributed
+
+        everyone: list[Any] = [None] * self.processes
+        distributed.all_gather_object(everyone, dict(counts))
+        distributed.destroy_process_group()
         total: Counter[str] = Counter()
-        for one in gather_object([dict(counts)]):
+        for one in everyone:
             total.update(one)
         return total
 
@@ -60,13 +63,19 @@ def take_part(jobs: Sequence[Job], *, shard: str = "0/1", device: str | None = N
     index, count = int(numbers[1]), int(numbers[2])
     mine = jobs[index::count]
     name = f"-shard-{index:05}-of-{count:05}" if count > 1 else ""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Part(mine, len(mine), name, True, None, None)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes == 1:
+        return Part(mine, len(mine), name)
 
-    on_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
-    state = PartialState(cpu=on_cpu, timeout=_PATIENCE)
-    total = len(mine)
-    with state.split_between_processes(list(range(len(mine)))) as indices:
-        mine = [mine[i] for i in indices]
-    name += f"-rank-{state.process_index:05}-of-{state.num_processes:05}"
-    return Part(mine, total, name, state.is_main_process, str(state.device), state)
+    import torch
+
+    torch.distributed.init_process_group("gloo", timeout=_PATIENCE)  # what it carries are counts
+    rank, on_gpu = int(os.environ["RANK"]), device != "cpu" and torch.cuda.is_available()
+    return Part(
+        mine[rank::processes],
+        len(mine),
+        f"{name}-rank-{rank:05}-of-{processes:05}",
+        is_first=rank == 0,
+        device=f"cuda:{os.environ['LOCAL_RANK']}" if on_gpu else "cpu",
+        processes=processes,
+    )

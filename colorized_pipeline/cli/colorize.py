@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..options import Colors, Variants
-from .console import printable, say, show
+from .console import printable, quick_start, say, show
 from .options import Checkpoint, Device, Precision, command
 
 if TYPE_CHECKING:
@@ -388,7 +388,8 @@ def colorize(
         inputs, origins, missing = _fetch(photos, files)
         for _ in _changes(inputs, files.output) if files.watch else [None]:
             found = find_photos(inputs, recursive=files.recursive, output=files.output, may_be_none=files.watch)
-            jobs = _plan(found, inputs, order)
+            with quick_start():
+                jobs = _plan(found, inputs, order)
             jobs = [replace(job, origin=origins.get(job.source, {})) for job in jobs]
             if files.dry_run:
                 failed = _show_plan(jobs)
@@ -523,7 +524,8 @@ def _work(order: Order, part: "Part", *, notes: "Sequence[str]") -> Counter[str]
             device = order.network.device
             shared = run_on_cluster(part.jobs, order, output=files.output, temporary=temporary, device=device)
             return _follow(lambda _: shared, order, part, notes=notes)
-        make_batch = order.open(part.device)
+        with quick_start():
+            make_batch = order.open(part.device)
         if files.recursive:
             manifest = stack.enter_context(Manifest(files.output, part=part.name))
         batch = make_batch(manifest=manifest, temporary=temporary)

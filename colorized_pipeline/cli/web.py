@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from .console import quick_start
 from .options import Checkpoint, Device, command
 
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")]
@@ -48,15 +49,16 @@ def serve_page(
     """
     with _folder("app") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        try:
-            from ..app import Limits, build_page, serve
-        except ImportError as error:
-            raise ImportError(f"{error}; the page needs: pip install 'colorized[app]'") from None
-        from ..loading import load_pipeline, quieten_libraries
+        with quick_start():
+            try:
+                from ..app import Limits, build_page, serve
+            except ImportError as error:
+                raise ImportError(f"{error}; the page needs: pip install 'colorized[app]'") from None
+            from ..loading import load_pipeline, quieten_libraries
 
-        quieten_libraries()
+            quieten_libraries()
+            pipe = load_pipeline(checkpoint, device=device)
         limits = Limits(megapixels=max_megapixels, file_megabytes=max_file_mb, batch_photos=max_photos, queue=queue)
-        pipe = load_pipeline(checkpoint, device=device)
         page = build_page(pipe, limits)
         try:
             url = serve(page, limits, server_name=host, server_port=port, inbrowser=browser, prevent_thread_lock=True)
@@ -93,13 +95,14 @@ def serve_api(
     Needs `pip install 'colorized\[serve]'`. Nothing leaves this machine, and nothing of a request stays on it.
     """
     with _folder("serve"):
-        try:
-            from ..serve import Limits, make_server, run_server
-        except ImportError as error:
-            raise ImportError(f"{error}; the server needs: pip install 'colorized[serve]'") from None
-        from ..loading import load_pipeline, quieten_libraries
+        with quick_start():
+            try:
+                from ..serve import Limits, make_server, run_server
+            except ImportError as error:
+                raise ImportError(f"{error}; the server needs: pip install 'colorized[serve]'") from None
+            from ..loading import load_pipeline, quieten_libraries
 
-        quieten_libraries()
+            quieten_libraries()
         limits = Limits(max_megapixels, max_mb, max_photos, queue, jobs, rate, max_seconds)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:

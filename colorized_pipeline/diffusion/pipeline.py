@@ -20,7 +20,7 @@ import PIL.Image
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DModel
-from diffusers.utils import BaseOutput
+from diffusers.utils import BaseOutput, is_accelerate_available
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import PreTrainedModel
 
@@ -482,7 +482,9 @@ class ColorizationPipeline(DiffusionPipeline):
     @classmethod
     def from_pretrained(cls, source: str | Path | None, **kwargs: Any) -> "ColorizationPipeline":
         """As in diffusers, but weights as pickles, which can run any code when they are loaded, are refused."""
-        return super().from_pretrained(source, **{**kwargs, "use_safetensors": True})
+        # Without accelerate diffusers would choose the same, with a warning
+        low_memory = {"low_cpu_mem_usage": is_accelerate_available()}
+        return super().from_pretrained(source, **{**low_memory, **kwargs, "use_safetensors": True})
 
     def digest(self) -> str:
         """What this checkpoint is known by: SHA-256 of its weights (16 digits), and of its configuration (8 digits).
