@@ -176,14 +176,14 @@ class Service:
         if options.hint and len(photos) > 1:
             raise ValueError(f"hint: hints are places on one photo, and here are {len(photos)}: give one")
         colors, variants = (
-            group(**{one.name: getattr(options, one.name) for one in fields(group)}) for group in (Colors, Variants)
+            {one.name: getattr(options, one.name) for one in fields(group)} for group in (Colors, Variants)
         )
         settings = build_settings(
             self.pipe,
             checkpoint=self.checkpoint,
             alone=True,  # so that a photo of a job gives the bytes that it gives by itself
-            **vars(colors),
-            **vars(variants),
+            **colors,
+            **variants,
             pages=options.pages,
             mark=options.mark,
             hints=tuple(parse_hint(text) for text in options.hint),
@@ -195,7 +195,7 @@ class Service:
             root / "out",
             inputs=photos,
             suffix="" if options.format == "same" else f".{options.format}",
-            results=variants.results(),
+            results=Variants(**variants).results(),
         )
         if reference:
             self._check(reference, "first")

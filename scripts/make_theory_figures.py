@@ -117,7 +117,11 @@ def reverse_process(pipe: ColorizationPipeline, folder: Path) -> None:
     """x_t and the network's estimate of x_0 on the way back: a strip, and all steps as an animation."""
     lab = square(REVERSE_PHOTO)
     path = denoise(pipe, pipe.condition(lab[None, :1]), torch.Generator().manual_seed(0))
-    frames = [(t, *(paint(lab[:1], pipe.latents_to_chroma(one[0])) for one in latents)) for t, *latents in path]
+
+    def picture(latents: torch.Tensor) -> Image.Image:
+        return paint(lab[:1], pipe.latents_to_chroma(latents[0]))
+
+    frames = [(t, picture(noisy), picture(guess)) for t, noisy, guess in path]
     gray, original = paint(lab[:1], torch.zeros_like(lab[1:])), paint(lab[:1], lab[1:])
     chosen = frames[:: max(1, len(frames) // 6)]
     strip(

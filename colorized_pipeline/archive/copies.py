@@ -79,7 +79,7 @@ class ColorPage:
         import torch
 
         strip = torch.from_numpy(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max).movedim(-1, 0)
-        return cls(*pixels.shape[:2], [strip], xmp=xmp)
+        return cls(pixels.shape[0], pixels.shape[1], [strip], xmp=xmp)
 
 
 @dataclass(frozen=True)
