@@ -5,6 +5,7 @@ it is deleted or an hour old. Each core works on one photo at a time, the others
 """
 
 import asyncio
+import logging
 import os
 import secrets
 import shutil
@@ -12,7 +13,7 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -23,11 +24,12 @@ from urllib.parse import quote
 
 import anyio
 from fastapi import Depends, FastAPI, Form, HTTPException, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from PIL import Image
-from pydantic import Field, create_model
+from pydantic import BaseModel, Field, create_model
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ._version import __version__
@@ -96,6 +98,12 @@ class RequestOptions(_Options):
     mark: bool = Field(False, description='Write "colorized" into the lower right corner.')
     hint: list[str] = Field([], description="Colours you know: X,Y,RADIUS:COLOUR. Repeatable; for a single photo.")
     reference: UploadFile | None = Field(None, description="A colour photo whose palette the results get.")
+
+
+class Refusal(BaseModel):
+    """Why a request wasn't done, and what to do."""
+
+    detail: str
 
 
 class OnePhoto(RequestOptions):
@@ -285,8 +293,10 @@ def make_server(pipe: ColorizationPipeline, limits: Limits, *, token: str = "") 
         description="Plausible colours for grey photographs. They are invented: every result says so in its label.",
         redoc_url=None,
         lifespan=lifespan,
+        responses={"4XX": {"model": Refusal, "description": "Refused: `detail` says why."}},
         dependencies=[Depends(HTTPBearer(auto_error=False))] if token else [],
     )
+    server.add_exception_handler(RequestValidationError, _explain_form)
     server.add_middleware(LimitsMiddleware, service=service, token=token)
     _add_photos(server, service)
     _add_jobs(server, service)
@@ -295,6 +305,7 @@ def make_server(pipe: ColorizationPipeline, limits: Limits, *, token: str = "") 
     def start() -> RedirectResponse:
         return RedirectResponse("/docs")
 
+    @server.head("/health", include_in_schema=False)
     @server.get("/health")
     def health() -> dict[str, Any]:
         """Whether the server works, and how much it has to do."""
@@ -304,6 +315,31 @@ def make_server(pipe: ColorizationPipeline, limits: Limits, *, token: str = "") 
     return server
 
 
+def _explain_form(_: Request, error: Any) -> JSONResponse:
+    return JSONResponse({"detail": "; ".join(map(_fault, error.errors()))}, 422)
+
+
+def _fault(found: dict[str, Any]) -> str:
+    """What is wrong with a field of a form."""
+    name, given = found["loc"][1], found["input"]
+    if found["type"] == "missing":
+        return f"{name} is missing: send a form (multipart/form-data) with it"
+    if found["type"] == "extra_forbidden":
+        return f"{name}: no such option"
+    if name in ("photo", "photos", "reference"):
+        return f"{name}: give a file with a name, as curl -F {name}=@FILE does"
+    return f"{name}={given[:50]}: {found['msg']}" if isinstance(given, str) else f"{name}: give text, not a file"
+
+
+async def _refuse_repeated(request: Request) -> None:
+    """No field is dropped in silence."""
+    for name, count in Counter(name for name, _ in (await request.form()).multi_items()).items():
+        if count > 1 and name not in ("photos", "hint"):
+            remedy = "many photos go to /jobs, as photos" if name == "photo" else "give it once"
+            raise HTTPException(422, f"{name}: given {count} times; {remedy}")
+
+
+_ONCE = [Depends(_refuse_repeated)]
 _MULTIPART = Form(media_type="multipart/form-data")
 _FILES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/*": {}, "application/zip": {}}, "description": "The colour copy, labelled."}
@@ -311,7 +347,7 @@ _FILES: dict[int | str, dict[str, Any]] = {
 
 
 def _add_photos(server: FastAPI, service: Service) -> None:
-    @server.post("/colorize", response_class=Response, responses=_FILES)
+    @server.post("/colorize", response_class=Response, responses=_FILES, dependencies=_ONCE)
     async def colorize(request: Request, form: Annotated[OnePhoto, _MULTIPART]) -> Response:
         """A photo for its colour copy: same size, same lightness, same file format. Several files come as a ZIP."""
         job = await service.take([form.photo], form)
@@ -336,7 +372,7 @@ def _add_jobs(server: FastAPI, service: Service) -> None:
             raise HTTPException(404, f"{number}: no such job; it was deleted, or finished long ago")
         return service.jobs[number]
 
-    @server.post("/jobs", status_code=202)
+    @server.post("/jobs", status_code=202, dependencies=_ONCE)
     async def start_job(form: Annotated[ManyPhotos, _MULTIPART]) -> dict[str, Any]:
         """Many photos: an answer at once, progress and results later."""
         limits = service.limits
@@ -480,6 +516,7 @@ def run_server(server: FastAPI, listener: Any, *, limits: Limits) -> None:
 
             self.loop.call_later(limits.silence, close)
 
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a line for each malformed request
     config = uvicorn.Config(
         server,
         http=IdleTimeoutProtocol,

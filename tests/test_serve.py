@@ -1,7 +1,6 @@
 """``colorized serve`` as programs meet it: a process of its own, real sockets, a tiny real checkpoint."""
 
 import io
-import json
 import os
 import socket
 import subprocess
@@ -153,8 +152,18 @@ def test_a_photo_s_name_is_a_name(client: httpx.Client) -> None:
         (b"", {}, 422, "a.png: the file is empty"),
         (blank_png(30_000), {}, 413, "a.png: 30000 x 30000 pixels are more than 0.5 megapixels"),
         (png()[:-40], {}, 422, "a.png: can't be read as a photo"),
-        (png(), {"steps": 0}, 422, "greater than or equal to 1"),
-        (png(), {"stepps": 3}, 422, "stepps"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", {}, 422, "a.png: it is a PostScript page, not a photo"),
+        (png(), {"steps": 0}, 422, "steps=0: Input should be greater than or equal to 1"),
+        (png(), {"steps": "1" * 9999}, 422, f"steps={'1' * 50}: "),
+        (png(), {"stepps": 3}, 422, "stepps: no such option"),
+        (png(), {"steps": [2, 3]}, 422, "steps: given 2 times; give it once"),
+        (
+            png(),
+            {"intensity": "nan", "mark": "x"},
+            422,
+            "intensity=nan: Input should be less than or equal to 10; mark=x",
+        ),
+        (png(), {"reference": "today.png"}, 422, "reference: give a file with a name"),
         (png(), {"variants": 2, "consensus": "median"}, 422, "'mean' or 'medoid'"),
         (png(), {"format": "exe"}, 422, "format"),
         (png(), {"hint": "here:red"}, 422, "here:red"),
@@ -165,8 +174,23 @@ def test_what_can_not_be_done_is_explained(
     client: httpx.Client, content: bytes, wishes: dict[str, Any], status: int, message: str
 ) -> None:
     answer = client.post("/colorize", files={"photo": ("a.png", content)}, data=wishes)
-    assert answer.status_code == status and message in json.dumps(answer.json(), ensure_ascii=False), answer.text
+    assert answer.status_code == status and message in answer.json()["detail"], answer.text
     assert "colorized-serve" not in answer.text and "/tmp" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([], "photo is missing: send a form"),
+        ([("photo", "text")], "photo: give a file with a name, as curl -F photo=@FILE does"),
+        ([("photo", ("a.png", png())), ("steps", ("2.txt", b"2"))], "steps: give text, not a file"),
+        ([("photo", ("a.png", png()))] * 2, "photo: given 2 times; many photos go to /jobs"),
+    ],
+)
+def test_fields_that_are_missing_or_of_another_kind(client: httpx.Client, parts: list[Any], message: str) -> None:
+    files = [(name, value if isinstance(value, tuple) else (None, value)) for name, value in parts]
+    answer = client.post("/colorize", files=files or None)
+    assert answer.status_code == 422 and answer.json()["detail"].startswith(message), answer.text
 
 
 def test_bombs_are_refused(client: httpx.Client, tmp_path: Path) -> None:
@@ -214,11 +238,13 @@ def test_a_job_is_cancelled(client: httpx.Client) -> None:
 
 
 def test_health_and_description(client: httpx.Client) -> None:
-    assert client.get("/health").json()["status"] == "ok"
+    assert client.get("/health").json()["status"] == "ok" and client.head("/health").status_code == 200
     page = client.get("/", follow_redirects=True).text
     assert "swagger-ui" in page and "http://" not in page and "https://" not in page  # nothing from elsewhere
     assert client.get("/static-offline-docs/swagger-ui-bundle.js").status_code == 200
-    form = client.get("/openapi.json").json()["components"]["schemas"]["OnePhoto"]["properties"]
+    described = client.get("/openapi.json").json()
+    assert set(described["paths"]["/colorize"]["post"]["responses"]) == {"200", "4XX"}
+    form = described["components"]["schemas"]["OnePhoto"]["properties"]
     assert {"photo", "steps", "guidance", "seed", "intensity", "borders", "variants", "uncertainty"} <= set(form)
     assert form["intensity"]["maximum"] == 10.0 and "Factor on chroma" in form["intensity"]["description"]
 

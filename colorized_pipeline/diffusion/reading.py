@@ -147,6 +147,8 @@ def open_image(file: Path | io.BytesIO) -> Iterator[PIL.Image.Image]:
     with _without_limit():
         opened = PIL.Image.open(source)
     with opened:
+        if opened.format == "EPS":  # Pillow would run Ghostscript on it, which strangers' files shouldn't reach
+            raise PhotoError("it is a PostScript page, not a photo; export it as TIFF or PNG")
         yield opened
 
 
