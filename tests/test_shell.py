@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from skimage import data as skimage_data
+from typer.testing import CliRunner, Result
+
+from colorized_pipeline.cli import app
 
 PROGRAM = (sys.executable, "-m", "colorized_pipeline")
 
@@ -31,28 +34,32 @@ def run(*words: str | Path, given: bytes = b"", **environment: str) -> "subproce
     return subprocess.run([*PROGRAM, *words], input=given, capture_output=True, env=os.environ | environment)
 
 
+def run_here(*words: str | Path, given: bytes = b"") -> Result:
+    """In this process, which has PyTorch already."""
+    return CliRunner().invoke(app, list(map(str, words)), input=given)
+
+
 def test_a_photo_through_pipes(here: Path, checkpoint: Path) -> None:
     options = ("--checkpoint", checkpoint)
     done = run("colorize", "-", "-o", "-", *options, given=Path("grey.jpg").read_bytes())
     assert done.returncode == 0 and b"1 of 1 photos colorized" in done.stderr
-    assert run("colorize", "-", "-o", "colour.jpg", *options, given=Path("grey.jpg").read_bytes()).returncode == 0
-    assert done.stdout == Path("colour.jpg").read_bytes()
-    done = run("colorize", "grey.png", "-o", "-", "--format", "tif", *options)
-    assert done.returncode == 0 and done.stdout.startswith((b"II*\0", b"MM\0*"))
-    done = run("colorize", "-", "-o", "-", *options, given=b"not a photo")
-    assert (done.returncode, done.stdout) == (1, b"") and b"can't be read as a photo" in done.stderr
-    for words, message in (
-        (("-", "grey.png", "-o", "out"), b"- stands for one photo"),
-        (("grey.png", "-o", "-", "--variants", "2"), b"-o - holds one file"),
+    same = run_here("colorize", "-", "-o", "colour.jpg", *options, given=Path("grey.jpg").read_bytes())
+    assert same.exit_code == 0 and done.stdout == Path("colour.jpg").read_bytes()
+    tiff = run_here("colorize", "grey.png", "-o", "-", "--format", "tif", *options)
+    assert tiff.exit_code == 0 and tiff.stdout_bytes.startswith((b"II*\0", b"MM\0*"))
+    for status, message, words in (
+        (1, "can't be read as a photo", ("-", "-o", "-")),
+        (2, "- stands for one photo", ("-", "grey.png", "-o", "out")),
+        (2, "-o - holds one file", ("grey.png", "-o", "-", "--variants", "2")),
     ):
-        done = run("colorize", *words, *options)
-        assert (done.returncode, done.stdout) == (2, b"") and message in done.stderr
+        refused = run_here("colorize", *words, *options, given=b"not a photo")
+        assert (refused.exit_code, refused.stdout_bytes) == (status, b"") and message in refused.stderr
 
 
 def test_lines_of_json(here: Path, checkpoint: Path) -> None:
     words = ("colorize", "grey.png", "bad.jpg", "-o", "out", "--variants", "2", "--sheet", "jpg", "--json")
-    done = run(*words, "--checkpoint", checkpoint)
-    assert done.returncode == 1 and b"1 of 2 photos colorized" in done.stderr
+    done = run_here(*words, "--checkpoint", checkpoint)
+    assert done.exit_code == 1 and "1 of 2 photos colorized" in done.stderr
     lines = sorted((json.loads(line) for line in done.stdout.splitlines()), key=lambda line: line["source"])
     assert [line["state"] for line in lines] == ["failed", "done"]
     assert lines[0]["results"] == [] and lines[0]["error"].startswith("bad.jpg: can't be read")
@@ -60,11 +67,11 @@ def test_lines_of_json(here: Path, checkpoint: Path) -> None:
 
 
 def test_a_dry_run_does_nothing(here: Path) -> None:
-    done = run("colorize", "grey.png", "grey.jpg", "-o", "out", "--dry-run", "--checkpoint", "nowhere")
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.decode().split() == ["grey.png", "->", "out/grey.png", "grey.jpg", "->", "out/grey.jpg"]
-    done = run("colorize", "grey.png", "-o", ".", "--dry-run")
-    assert done.returncode == 1 and b"inputs are never overwritten" in done.stdout
+    done = run_here("colorize", "grey.png", "grey.jpg", "-o", "out", "--dry-run", "--checkpoint", "nowhere")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.split() == ["grey.png", "->", "out/grey.png", "grey.jpg", "->", "out/grey.jpg"]
+    done = run_here("colorize", "grey.png", "-o", ".", "--dry-run")
+    assert done.exit_code == 1 and "inputs are never overwritten" in done.stdout
     assert not Path("out").exists()
 
 
@@ -92,8 +99,8 @@ def test_a_watched_folder(here: Path, checkpoint: Path) -> None:
             program.kill()
     made = {file.relative_to("scans/colour").as_posix() for file in Path("scans/colour").rglob("*.[jp]*g")}
     assert made == {"first.png", "box/slow.jpg"}
-    done = run("colorize", "scans", "-o", "out", "--watch", "--shard", "0/2")
-    assert done.returncode == 2 and b"--watch works in one process" in done.stderr
+    done = run_here("colorize", "scans", "-o", "out", "--watch", "--shard", "0/2")
+    assert done.exit_code == 2 and "--watch works in one process" in done.stderr
 
 
 def test_messages_without_colours(monkeypatch: pytest.MonkeyPatch) -> None:
