@@ -80,7 +80,6 @@ class Job:
     before: Image.Image
     files: list[Path]
     previews: list[Image.Image]
-    seeds: list[int]
 
 
 def build_page(pipe: ColorizationPipeline, limits: Limits) -> gr.Blocks:
@@ -350,7 +349,7 @@ class Worker:
             asked = PhotoJob(photo, Path(folder.name) / _result_name(photo), Path(photo.name))
             opened = open_photo(self.pipe, asked, settings, read_palette=self._read_palette)
             writer, page = Writer(self.pipe, settings), opened.page(0)
-            job = Job(folder, before=_preview(page, None), files=[], previews=[], seeds=[])
+            job = Job(folder, before=_preview(page, None), files=[], previews=[])
             for number in range(settings.variants):
                 desc = f"variant {number + 1} of {settings.variants}"
                 rows = range(number, len(opened.seeds), settings.variants)
@@ -366,7 +365,6 @@ class Worker:
                 writer.write_copy(opened, copy, target)
                 job.files.append(target)
                 job.previews.append(_preview(page, copy.chroma[0] * intensity))
-                job.seeds.append(copy.base_seed)
                 known = list(zip(job.previews, map(_title, range(number + 1)), strict=True))
                 first = () if number else (_compare(job, 0), gr.Gallery(known, selected_index=0), _download(job, 0))
                 last = number + 1 == settings.variants
@@ -428,8 +426,10 @@ class Worker:
         button = gr.DownloadButton("Download ZIP", value=str(archive) if done else None, interactive=bool(done))
         return "\n".join(lines), button, folder
 
-    def _settings(self, steps: int, seed: int, intensity: float, **wishes: Any) -> Settings:
+    def _settings(self, steps: int, seed: int | None, intensity: float, **wishes: Any) -> Settings:
         """What the page's fields say; browsers may send whole numbers as floats."""
+        if seed is None:
+            raise _message("Seed: give a whole number.")
         return build_settings(
             self.pipe,
             checkpoint=self.checkpoint,

@@ -307,9 +307,14 @@ def test_bad_files_get_the_message_of_the_command_line(visitor: Visitor, tmp_pat
     visitor.page.locator(".image-frame img").wait_for(state="detached")
 
 
-def test_no_photo_at_all_is_explained(visitor: Visitor) -> None:
+def test_no_photo_and_no_seed_are_explained(visitor: Visitor) -> None:
     visitor.start.click()
     visitor.page.get_by_text("Give a photo first").wait_for()
+    visitor.give_and_see(CAMERA)
+    visitor.open_settings()
+    visitor.page.get_by_label("Seed").first.fill("")
+    visitor.start.click()
+    visitor.page.get_by_text("Seed: give a whole number").wait_for()
 
 
 def test_photos_over_the_limit_are_refused(visitor: Visitor, tmp_path: Path) -> None:

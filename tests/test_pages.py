@@ -41,7 +41,8 @@ def test_a_request_reads_and_encodes_its_photo_once(photo: Path) -> None:
         assert shown == [(number, steps * number) for number in range(1, variants + 1)]  # each as soon as it is there
         assert encoded == [1]
         opened.append(_OPENED.count(str(photo)))
-        assert job.seeds == list(range(variants)) and all(file.is_file() for file in job.files)
+        assert [file.stem for file in job.files] == [f"grey-colour-{seed}" for seed in range(variants)]
+        assert all(file.is_file() for file in job.files)
     assert opened[0] == opened[1]
 
 
