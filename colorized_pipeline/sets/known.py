@@ -14,7 +14,7 @@ import PIL.Image
 
 from ..archive.files import Job, KnownColor
 from ..archive.scans import hash_file
-from ..diffusion.hints import Hint, read_color
+from ..diffusion.hints import Hint, describe_hints, read_color
 
 SIDECAR_SUFFIX = ".colours.json"
 TABLE_NAME = "colours.csv"
@@ -205,8 +205,8 @@ def _read_entry(entry: Mapping[str, Any], where: str, folder: Path) -> KnownColo
     if len(region) not in (3, 4):
         raise ValueError(f"{where}: place: {entry.get('place')!r} is no place; {_PLACES}")
     _check_color(color, where)
-    text = color if isinstance(color, str) else f"lab({' '.join(f'{one:g}' for one in color)})"
-    return KnownColor(region, text, f"{','.join(f'{one:g}' for one in region)}:{text}{_by(said)}", where)
+    (described,) = describe_hints([(region, color)])
+    return KnownColor(region, described.partition(":")[2], f"{described}{_by(said)}", where)
 
 
 def _reference(file: Path, said: str, where: str) -> KnownColor:
