@@ -263,7 +263,7 @@ def _build_upload(name: str, invitation: str, *, height: int) -> gr.Image:
 
 def _build_painting() -> gr.ImageEditor:
     """Where a visitor paints the colours that are known onto the photo."""
-    gr.Markdown("Pick a colour and paint where it belongs; a few strokes do. The rest of the photo follows.")
+    gr.Markdown("Pick a colour and paint where it belongs; a few strokes do. Colorize again, and the rest follows.")
     return gr.ImageEditor(
         type="pil",
         show_label=False,

@@ -36,8 +36,9 @@ def test_a_request_reads_and_encodes_its_photo_once(photo: Path) -> None:
         with counting_rows(pipe.unet) as rows, counting_rows(pipe.image_encoder) as encoded:
             asked = worker.colorize(str(photo), None, None, None, None, steps, 0, 1.0, variants, progress=no_progress)
             shown = []
-            for job, *_ in asked:
+            for job, _, _, compared, *_ in asked:
                 shown.append((len(job.files), sum(rows)))
+                assert isinstance(compared, str) == (len(shown) == 1)  # later ones leave what a visitor has chosen
         assert shown == [(number, steps * number) for number in range(1, variants + 1)]  # each as soon as it is there
         assert encoded == [1]
         opened.append(_OPENED.count(str(photo)))
