@@ -13,7 +13,8 @@ import tifffile
 import torch
 from PIL import Image
 
-from colorized_pipeline.archive.copies import FORMATS, ColorPage, read_label, write_copy
+from colorized_pipeline.archive.copies import FORMATS, ColorPage, write_copy
+from colorized_pipeline.archive.inspection import read_label
 from colorized_pipeline.archive.labels import NOTE, Label, build_xmp, join_xmp, read_iim, read_xmp, split_xmp
 from colorized_pipeline.archive.scans import open_scan
 

@@ -18,7 +18,7 @@ from skimage import data as skimage_data
 from typer.testing import CliRunner
 
 from colorized_pipeline import ColorizationPipeline
-from colorized_pipeline.archive.copies import read_label
+from colorized_pipeline.archive.inspection import read_label
 from colorized_pipeline.archive.labels import read_xmp
 from colorized_pipeline.cli import app
 

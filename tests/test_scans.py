@@ -16,7 +16,8 @@ from PIL import Image, ImageCms, ImageOps
 from skimage import color as skimage_color
 from skimage import data as skimage_data
 
-from colorized_pipeline.archive.copies import FORMATS, ColorPage, read_label, write_copy
+from colorized_pipeline.archive.copies import FORMATS, ColorPage, write_copy
+from colorized_pipeline.archive.inspection import read_label
 from colorized_pipeline.archive.labels import NOTE, Label, build_xmp, read_xmp
 from colorized_pipeline.archive.metadata import Metadata
 from colorized_pipeline.archive.scans import open_scan

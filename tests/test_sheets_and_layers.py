@@ -15,8 +15,8 @@ from pypdf import PdfReader
 from results import BOX_2, colorize, make_scans
 from typer.testing import CliRunner
 
-from colorized_pipeline.archive.copies import mark_mask, read_label
-from colorized_pipeline.archive.inspection import describe
+from colorized_pipeline.archive.copies import mark_mask
+from colorized_pipeline.archive.inspection import describe, read_label
 from colorized_pipeline.archive.labels import NOTE, find_packet
 from colorized_pipeline.archive.scans import hash_file
 from colorized_pipeline.batch.manifest import Manifest

@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import imagecodecs
@@ -17,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..diffusion.reading import full_page, srgb_profile
 from .ifd import EXIF, GPS, INTEROP, Directory, pack_block, pack_directory
-from .labels import find_packet, split_xmp, unmapped_iim, with_note
+from .labels import split_xmp, unmapped_iim, with_note
 from .metadata import (
     IMAGE_DESCRIPTION,
     IPTC_RESOURCE,
@@ -492,15 +491,3 @@ FORMATS: Mapping[str, CopyFormat] = {
     "PPM": CopyFormat(_write_ppm, exif=False, iptc=False, resolution=False),
     "JPEG2000": CopyFormat(_write_jp2),
 }
-
-
-def read_label(file: Path) -> bytes | None:
-    """The XMP packet of a photo file, wherever its format keeps it; ``None`` if there is none.
-
-    Raises:
-        OSError: if it can't be read as a photo.
-    """
-    from .scans import open_scan
-
-    packet = open_scan(file, max_megapixels=float("inf"), sha256="-").metadata.xmp
-    return packet or find_packet(file.read_bytes())

@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .copies import read_label
 from .files import NewFile
-from .labels import DIGITAL_SOURCE_TYPE, read_xmp
+from .labels import DIGITAL_SOURCE_TYPE, find_packet, read_xmp
 from .provenance import read_manifest
 from .scans import hash_file, open_scan, to_8_bits
 
@@ -18,6 +17,16 @@ _SHOWN = (
     "xmp:CreatorTool",
     "dc:description",
 )
+
+
+def read_label(file: Path) -> bytes | None:
+    """The XMP packet of a photo file, wherever its format keeps it; ``None`` if there is none.
+
+    Raises:
+        OSError: if it can't be read as a photo.
+    """
+    packet = open_scan(file, max_megapixels=float("inf"), sha256="-").metadata.xmp
+    return packet or find_packet(file.read_bytes())
 
 
 def read_own_label(photo: Path) -> tuple[bytes, dict[str, str]]:
