@@ -395,7 +395,7 @@ def test_many_photos_into_a_zip(visitor: Visitor, checkpoint: Path, tmp_path: Pa
     assert first == from_the_command(ROCKET, "--batch-size", "4", checkpoint=checkpoint, folder=tmp_path)
 
 
-@pytest.mark.parametrize("width", [390, 1280, 1920])
+@pytest.mark.parametrize("width", [320, 390, 1280, 1920])
 def test_nothing_lies_beside_the_screen(browser: "playwright.Browser", page_url: str, width: int) -> None:
     visitor = Visitor(browser, page_url, size={"width": width, "height": 844})
     assert visitor.start.bounding_box()["y"] < 800  # the first look: the photo and one button
