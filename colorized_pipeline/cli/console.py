@@ -62,7 +62,9 @@ class _Compiler(ModuleType):
         if sys.modules.get(_COMPILER) is self:
             # Out of the way, and so is a module of the real one that asks while it is imported
             for one, module in list(sys.modules.items()):
-                if module is self or (one.startswith(f"{_COMPILER}.") and module.__spec__._initializing):
+                if module is self or (
+                    one.startswith(f"{_COMPILER}.") and getattr(module.__spec__, "_initializing", False)
+                ):
                     del sys.modules[one]
         real = import_module(_COMPILER)
         return getattr(real if hasattr(real, name) else real.eval_frame, name)
