@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from skimage import color as skimage_color
 from skimage import data as skimage_data
@@ -64,6 +65,29 @@ def test_wheel_holds_code_checkpoint_and_command(wheel: Path) -> None:
         assert f"colorized_pipeline/{name}" in names
     assert "colorized = colorized_pipeline.cli:main" in entry_points
     assert not [n for n in names if n.startswith(("runs/", "tests/"))]
+
+
+@pytest.mark.slow
+def test_the_wheel_alone_colorizes_in_a_new_environment(wheel: Path, tmp_path: Path) -> None:
+    """Of packages it has its dependencies, of the network nothing once it is installed."""
+    pinned = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith("torch==")]
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    for package in (*pinned, wheel):
+        pip = [tmp_path / "venv/bin/python", "-m", "pip", "install", "--quiet", package]
+        subprocess.run(pip, check=True, capture_output=True)
+    packages = {file.name for file in tmp_path.glob("venv/lib/*/site-packages/*")}
+    assert "diffusers" in packages and not packages & {"accelerate", "datasets", "gradio", "onnx", "torchmetrics"}
+    photo, result = EXAMPLES[0], tmp_path / "colour.jpg"
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
+    done = subprocess.run(
+        [tmp_path / "venv/bin/colorized", "colorize", photo, "-o", result],
+        env={"HOME": str(tmp_path), **nowhere},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "1 of 1 photos colorized" in done.stdout, done.stderr
+    assert np.ptp(np.asarray(Image.open(result)).astype(int), axis=-1).max() > 20
+    assert Image.open(result).size == Image.open(photo).size
 
 
 def test_checkpoint_is_small_and_private() -> None:
