@@ -9,6 +9,7 @@ import pytest
 import rounds
 import samplers
 import torch
+import ways
 from conftest import make_scheduler
 from photos import make_folder
 
@@ -134,3 +135,15 @@ def test_engines_command(checkpoint: Path, photos: Path, tmp_path: Path) -> None
     colours = {row["network"]: row["delta_e_mean"] for row in figures["colours"]}
     assert colours[engines.REFERENCE] == 0 < colours["bfloat16 weights, channels_last"] < colours["another seed"]
     assert (tmp_path / "engines.md").read_text() == engines.markdown(figures) + "\n"
+
+
+def test_ways_command(checkpoint: Path, tmp_path: Path) -> None:
+    small = ("--rounds", "2", "--many", "2", "--megapixels", "0.1")
+    ways.main(["--checkpoint", str(checkpoint), "-o", str(tmp_path), *small])
+    figures = json.loads((tmp_path / "ways.json").read_text())
+    rows = {row["what"]: row for row in figures["rows"]}
+    assert rows[ways.NETWORK]["times_network"]["median"] == 1
+    for name in (f"{ways.IN_PROCESS}, 0.1 megapixels", f"{ways.IN_PROCESS}, 0.4 megapixels"):
+        assert 0 < rows[name]["besides"]["low"] <= rows[name]["besides"]["high"] < 1
+    assert rows["shell to file, 0.1 megapixels"]["seconds"]["low"] > rows["python -c 'import torch'"]["seconds"]["low"]
+    assert (tmp_path / "ways.md").read_text() == ways.markdown(figures) + "\n"
