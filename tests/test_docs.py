@@ -92,7 +92,7 @@ def test_every_page_is_reached_from_the_readme() -> None:
 OTHERS = {  # options of programs that aren't ours
     *("--nproc_per_node", "--standalone", "--multi_gpu", "--num_processes", "--num_machines", "--machine_rank"),
     *("--main_process_ip", "--main_process_port", "--cpu", "--dynamo_backend", "--no-deps", "--array", "--gres"),
-    "--help",
+    *("--help", "--from", "--spec", "--with", "--index", "--pip-args", "--extra-index-url"),  # of uv and pipx
     *("--strip-components", "--head", "--address", "--target", "--rm", "--gpus", "--hypothesis-profile"),
 }
 
