@@ -17,10 +17,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+try:
+    from accelerate import Accelerator
+    from accelerate.utils import ProjectConfiguration, set_seed
+except ImportError as error:
+    raise SystemExit(f"{error}; training needs: pip install '.[train]'") from None
 import diffusers
 import torch
-from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, set_seed
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch.utils.data import DataLoader

@@ -472,3 +472,10 @@ def test_another_run_is_never_overwritten(photos: Path, finished: Path) -> None:
 def test_resuming_with_other_settings_is_refused(photos: Path, finished: Path) -> None:
     log = run_here(command(photos, finished, resume_from_checkpoint="latest", train_batch_size=2), expect=1)
     assert "train_batch_size: 4 then, 2 now" in log
+
+
+def test_what_training_needs_more_is_named() -> None:
+    program = f"import runpy, sys; sys.modules['accelerate'] = None; runpy.run_path({SCRIPT!r})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1 and "training needs: pip install '.[train]'" in done.stderr
+    assert "Traceback" not in done.stderr
