@@ -146,7 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--megapixels", type=float, default=3.0, help="of the photo")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    pipe, shares = load_pipeline(args.checkpoint), {}
+    pipe, shares = load_pipeline(args.checkpoint), dict[str, list[float]]()
     pipe.set_progress_bar_config(disable=True)
     limits = Limits(megapixels=40.0, file_megabytes=100, batch_photos=50, queue=20)
     page = build_page(pipe, limits)

@@ -21,10 +21,14 @@ INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 def quick_start() -> Iterator[None]:
     """Imports and weights for work that one process does alone and compiles nothing for, in half of the time.
 
-    They stay until the end, so nothing is searched for garbage meanwhile, nor are they later.
+    They stay until the end, so nothing is searched for garbage meanwhile, nor are they later. Where torch is imported
+    already it does nothing.
     """
+    if "torch" in sys.modules:
+        yield
+        return
     gc.disable()
-    if "torch" not in sys.modules and os.environ.get("WORLD_SIZE", "1") == "1":
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         _leave_out_compiler()
     try:
         yield
