@@ -268,6 +268,7 @@ class LastStage:
         self.optimizer.zero_grad()
         loss.backward(inputs=list(self.discriminator.parameters()))
         for weight in self.discriminator.parameters():
+            assert weight.grad is not None
             weight.grad = reduce(weight.grad)
         self.optimizer.step()
         return loss.detach()
