@@ -54,9 +54,9 @@ def make_photo(file: Path, megapixels: float, *, seed: int = 0) -> Path:
 class Stopwatch:
     """Seconds that networks take of their thread's processor time."""
 
-    def __init__(self, *networks: torch.nn.Module) -> None:
+    def __init__(self, *networks: torch.nn.Module | None) -> None:
         self.seconds = 0.0
-        for network in networks:
+        for network in filter(None, networks):
             network.register_forward_pre_hook(lambda *_: self._add(-thread_time()))
             network.register_forward_hook(lambda *_: self._add(thread_time()))
 
