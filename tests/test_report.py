@@ -90,10 +90,10 @@ def test_files_and_figures(reported: Path) -> None:
     figures = json.loads((reported / "out" / "report.json").read_text())
     assert (figures["photos"], figures["steps"], figures["seed"]) == (8, 2, 0)
     rows = figures["rows"]
-    assert list(rows) == ["grey", "true chroma on the model's grid", "one pass (mean colour)", "twin", OURS]
+    assert list(rows) == ["grey", "true chroma on the model's grid", "one pass", "twin", OURS]
     assert rows["grey"]["closed_lite2"] == rows["grey"]["closed_lite0"] == 0
     assert rows["true chroma on the model's grid"]["closed_lite2"] > 0
-    assert rows["twin"] == rows[OURS] != rows["one pass (mean colour)"]  # the same checkpoint, the same seed
+    assert rows["twin"] == rows[OURS] != rows["one pass"]  # the same checkpoint, the same seed
     assert figures["beside"] == {"twin": figures["weights"]}
     assert all(row["lightness_error"] < 0.4 for row in rows.values())
     assert {name: row["photos"] for name, row in figures["groups"].items()} == {"sea": 4, "street": 4}

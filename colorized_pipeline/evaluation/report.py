@@ -39,7 +39,7 @@ class Extent:
     """How much is measured beside the table of rows; 0 leaves a part out.
 
     Attributes:
-        baselines: also rows of the grid oracle and of the mean colour.
+        baselines: also rows of the grid oracle and of one pass.
         film: also colorize every photo as seen through an old film.
         variants: colourings a photo, for the best of them, their diversity and the uncertainty they state.
         variant_photos: photos that they are drawn for.
@@ -259,18 +259,18 @@ def _rows(
 
 
 def _baselines(model: Model, comparison: Comparison, *, seed: int) -> dict[str, Figures]:
-    """What the model's grid allows, and where it can be had, the mean colour that one pass gives."""
+    """What the model's grid allows, and what one pass from pure noise gives: of usual training the mean colour."""
     photos, cell = comparison.photos, model.pipe.chroma_cell
     oracle = in_batches(lambda lab: grid_oracle(lab, cell), photos.truth)
     rows = {"true chroma on the model's grid": comparison.figures(comparison.show(oracle))}
-    if _one_pass_is_the_mean(model):
+    if _draws_in_one_pass(model):
         one_pass = colorize(model.pipe, photos.lightness, steps=1, guidance=1.0, seed=seed)
-        rows["one pass (mean colour)"] = comparison.figures(comparison.show(one_pass))
+        rows["one pass"] = comparison.figures(comparison.show(one_pass))
     return rows
 
 
-def _one_pass_is_the_mean(model: Model) -> bool:
-    """From pure noise (zero terminal SNR) the network can only predict E[chroma | grey], as a regression does."""
+def _draws_in_one_pass(model: Model) -> bool:
+    """Whether drawing begins at pure noise (zero terminal SNR), from which the network predicts the chroma itself."""
     config = model.pipe.scheduler.config
     zero_snr = bool(config.get("rescale_betas_zero_snr"))
     return model.is_diffusion and config.prediction_type == "v_prediction" and zero_snr
