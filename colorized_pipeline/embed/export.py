@@ -1,8 +1,8 @@
 """The whole pipeline as ONNX graphs, for programs without PyTorch and for browsers. Needs the extra ``export``.
 
 The graphs are traced from the pipeline's own code: *read* (pixels to lightness), *draw* (lightness and noise to
-chroma: image encoder, all steps, guidance) and *show* (lightness and chroma to sRGB: upsampling, gamut). Beside them
-lie a runner of one file, and what it must know of the checkpoint.
+chroma: image encoder, all steps, guidance if it is the default) and *show* (lightness and chroma to sRGB: upsampling,
+gamut). Beside them lie a runner of one file, and what it must know of the checkpoint.
 
 >>> export_pipeline(load_default(), Path("embed"))
 """
