@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -436,7 +437,14 @@ def _changes(folders: list[Path], output: Path) -> "Iterator[None]":
     """At once, and whenever something has come into the folders and nothing more came for two seconds."""
     from watchfiles import watch
 
-    hidden, first = str(output.resolve()), True
+    hidden, first, interrupted = str(output.resolve()), True, False
+
+    def interrupt(number: int, frame: Any) -> None:
+        nonlocal interrupted
+        interrupted = True
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, interrupt)
     for changes in watch(
         *folders,
         watch_filter=lambda _, path: not str(Path(path).resolve()).startswith(hidden),
@@ -447,6 +455,8 @@ def _changes(folders: list[Path], output: Path) -> "Iterator[None]":
     ):
         if changes or first:
             yield
+        if interrupted:  # and the exception went under, as it does where Python was about to free an object
+            raise KeyboardInterrupt
         first = False
 
 
