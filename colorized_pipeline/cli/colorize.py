@@ -434,7 +434,10 @@ def _pipes(photos: list[str], order: Order) -> "Iterator[tuple[list[str], Order]
 
 
 def _changes(folders: list[Path], output: Path) -> "Iterator[None]":
-    """At once, and whenever something has come into the folders and nothing more came for two seconds."""
+    """At once, and whenever something has come into the folders and nothing more came for two seconds.
+
+    Until Ctrl-C, which is remembered: Python drops the exception if it comes while an object is being freed.
+    """
     from watchfiles import watch
 
     hidden, first, interrupted = str(output.resolve()), True, False
@@ -455,7 +458,7 @@ def _changes(folders: list[Path], output: Path) -> "Iterator[None]":
     ):
         if changes or first:
             yield
-        if interrupted:  # and the exception went under, as it does where Python was about to free an object
+        if interrupted:
             raise KeyboardInterrupt
         first = False
 
