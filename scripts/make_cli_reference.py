@@ -19,7 +19,7 @@ def reference() -> str:
     program: Any = typer.main.get_command(app)
     parts = [
         "# Command line",
-        "<!-- Written by scripts/make_cli_reference.py: change the help texts in colorized_pipeline/cli/ instead. -->",
+        "<!-- Written by scripts/make_cli_reference.py: change the help texts in the code instead. -->",
         _prose(program.help),
         _table("Options of `colorized` itself", program.params, typer.Context(program)),
     ]

@@ -6,11 +6,13 @@ import re
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import typer
 
+from colorized_pipeline.batch.settings import Settings
 from colorized_pipeline.cli import app as cli
 from colorized_pipeline.training.options import parse_options
 
@@ -64,6 +66,14 @@ def test_python_examples_are_python(document: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
 def test_no_placeholders(document: Path) -> None:
     assert not re.search(r"\bOWNER\b|@@|\bTODO\b", document.read_text(encoding="utf-8"))
+
+
+def test_the_reference_names_what_a_label_says() -> None:
+    settings = Settings("", "", steps=3, guidance=1.0, working_size=128, known=("red",), tied_to=("a.jpg",))
+    label = replace(settings, hints=(((1, 2, 3), "red"),), reference=ROOT / "README.md").label()
+    text = (ROOT / "docs" / "reference" / "files.md").read_text(encoding="utf-8")
+    (row,) = [line for line in text.splitlines() if line.startswith("| `colorized:*`")]
+    assert len(label) >= 12 and not {name for name in label if not re.search(rf"\b{name}\b", row)}
 
 
 def test_readme_is_a_door() -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import io
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -73,6 +74,16 @@ def test_imports_run_downward(folder: str) -> None:
         for other in imported_folders(module) - {folder} - MAY_IMPORT[folder]
     }
     assert not wrong
+
+
+def test_documents_name_the_rooms() -> None:
+    """Each folder's own words, and the table of CONTRIBUTING.md, say what it may import."""
+    table = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    rows = dict(re.findall(r"^\| `colorized_pipeline/(\w+)/` \|.*\| ([^|]+) \|$", table, re.MULTILINE))
+    assert rows.pop("cli") == "all rooms"
+    assert {folder: set(re.findall(r"`(\w+)", row)) for folder, row in rows.items()} == MAY_IMPORT
+    said = {folder: (PACKAGE / folder / "__init__.py").read_text().partition("May import")[2] for folder in MAY_IMPORT}
+    assert {folder: set(re.findall(r"``(\w+)``", text)) for folder, text in said.items()} == MAY_IMPORT
 
 
 def test_nothing_imports_the_command() -> None:

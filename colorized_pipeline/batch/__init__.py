@@ -1,4 +1,4 @@
 """Many photos: overlap of reading, drawing and writing; manifest and resume; settings; sheets.
 
-May import ``diffusion`` and ``archive``.
+May import ``diffusion``, ``archive`` and ``sets``.
 """
