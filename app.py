@@ -10,9 +10,10 @@ A Space needs this header at the top of its README.md:
 """
 
 from colorized_pipeline import load_default
-from colorized_pipeline.app import Limits, build_page, serve
+from colorized_pipeline.app import build_page, serve
+from colorized_pipeline.options import PageLimits
 
-limits = Limits(megapixels=25, file_megabytes=40, batch_photos=10)
+limits = PageLimits(max_megapixels=25, max_file_mb=40, max_photos=10)
 demo = build_page(load_default(), limits)
 
 if __name__ == "__main__":

@@ -26,11 +26,12 @@ from PIL import Image
 from rounds import Spread, ratios, save, time_rounds
 
 from colorized_pipeline import DEFAULT_CHECKPOINT, EXAMPLES, ColorizationPipeline, load_pipeline
-from colorized_pipeline.app import Limits, build_page, serve
+from colorized_pipeline.app import build_page, serve
 from colorized_pipeline.archive.files import Job
 from colorized_pipeline.batch.overlap import Batch
 from colorized_pipeline.batch.settings import build_settings
 from colorized_pipeline.evaluation.report import hardware
+from colorized_pipeline.options import PageLimits
 
 NETWORK = "the network: encoder and all passes"
 IN_PROCESS = "file to file in a running program"
@@ -148,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     pipe, shares = load_pipeline(args.checkpoint), dict[str, list[float]]()
     pipe.set_progress_bar_config(disable=True)
-    limits = Limits(megapixels=40.0, file_megabytes=100, batch_photos=50, queue=20)
+    limits = PageLimits()
     page = build_page(pipe, limits)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         url = serve(page, limits, server_port=None, prevent_thread_lock=True)

@@ -8,7 +8,6 @@ import contextvars
 import html
 import io
 import json
-import os
 import secrets
 import tempfile
 import zipfile
@@ -19,22 +18,23 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 import torch
 from PIL import Image, ImageOps
 
 from . import EXAMPLES, ColorizationPipeline
 from .archive.files import PHOTO_SUFFIXES, result_suffix
 from .archive.files import Job as PhotoJob
-from .archive.scans import open_scan
-from .batch.overlap import Batch, explain, one_thread
+from .archive.scans import check_all_pages, open_scan, to_8_bits
+from .batch.overlap import Batch, explain, one_thread, without_folders
 from .batch.photos import OpenPhoto, draw_rows, open_photo
 from .batch.results import MEASURED_EDGE, Writer
 from .batch.settings import Settings, build_settings
 from .batch.sheets import draw_map, to_image
 from .diffusion.hints import Hint
 from .diffusion.photo import PreparedPhoto, measure_spread, show_small
+from .diffusion.reading import TooLargeError
 from .diffusion.steering import Palette
+from .options import PageLimits
 from .sets.known import SIDECAR_SUFFIX, painted_entry, write_sidecar
 
 NOTE = (
@@ -47,20 +47,9 @@ _WHY = (
     "agree, and may still be wrong. Variant {typical} is the most typical."
 )
 _PREVIEW_EDGE = 1600  # pixels that the longer edge has at most on screen; downloads are full size
-_SMOOTH = Image.Resampling.LANCZOS
 _SECONDS_KEPT = 3600
+_MOST_VARIANTS = 6
 _TROUBLE = (OSError, ValueError, MemoryError, Image.DecompressionBombError)  # a photo's, not the server's
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one visitor may ask for at once."""
-
-    megapixels: float = 40.0
-    file_megabytes: int = 100
-    batch_photos: int = 50
-    variants: int = 6
-    queue: int = 20
 
 
 @dataclass
@@ -82,7 +71,7 @@ class Job:
     previews: list[Image.Image]
 
 
-def build_page(pipe: ColorizationPipeline, limits: Limits) -> gr.Blocks:
+def build_page(pipe: ColorizationPipeline, limits: PageLimits) -> gr.Blocks:
     """The page around a loaded pipeline, ready for :func:`serve`."""
     worker = Worker(pipe, limits)
     with gr.Blocks(
@@ -90,13 +79,13 @@ def build_page(pipe: ColorizationPipeline, limits: Limits) -> gr.Blocks:
     ) as page:
         gr.Markdown(f"# COLORIZED\n{NOTE}")
         with gr.Tab("One photo"):
-            _build_photo_tab(worker, limits)
+            _build_photo_tab(worker)
         with gr.Tab("Many photos"):
             _build_batch_tab(worker, limits)
     return page.queue(max_size=limits.queue, default_concurrency_limit=1, api_open=False)
 
 
-def serve(page: gr.Blocks, limits: Limits, **options: Any) -> str:
+def serve(page: gr.Blocks, limits: PageLimits, **options: Any) -> str:
     """Launch with nothing fetched from outside and nothing recorded; returns the page's address.
 
     ``options`` are ``launch``'s. Raises ``OSError`` if the port is taken.
@@ -105,7 +94,7 @@ def serve(page: gr.Blocks, limits: Limits, **options: Any) -> str:
         theme=_theme(),
         css=_text("embed/web/compare.css") + _text("app.css"),
         head=f"<script>const ENDINGS = {json.dumps(sorted(PHOTO_SUFFIXES))};\n{_text('app.js')}</script>",
-        max_file_size=f"{limits.file_megabytes}mb",
+        max_file_size=f"{limits.max_file_mb}mb",
         run_history=False,
         footer_links=[],
         share=False,
@@ -141,7 +130,7 @@ def _theme() -> gr.themes.Base:
     )
 
 
-def _build_photo_tab(worker: "Worker", limits: Limits) -> None:
+def _build_photo_tab(worker: "Worker") -> None:
     arrival, guide, job = (gr.State(time_to_live=_SECONDS_KEPT) for _ in range(3))
     with gr.Row(elem_classes=["work"]):
         with gr.Column(min_width=0):
@@ -185,7 +174,7 @@ def _build_photo_tab(worker: "Worker", limits: Limits) -> None:
             )
             with gr.Accordion("Settings", open=False):
                 variants = gr.Slider(
-                    1, limits.variants, value=3, step=1, label="Variants", info="Different colourings of one photo."
+                    1, _MOST_VARIANTS, value=3, step=1, label="Variants", info="Different colourings of one photo."
                 )
                 settings = _build_settings(worker)
             with gr.Accordion("Colours you know", open=False):
@@ -216,13 +205,13 @@ def _build_photo_tab(worker: "Worker", limits: Limits) -> None:
     gallery.select(worker.choose, job, [compared, download], queue=False, **quiet)
 
 
-def _build_batch_tab(worker: "Worker", limits: Limits) -> None:
+def _build_batch_tab(worker: "Worker", limits: PageLimits) -> None:
     with gr.Row():
         with gr.Column(min_width=300):
             photos = gr.File(
                 file_count="multiple",
                 file_types=sorted(PHOTO_SUFFIXES),
-                label=f"Photos, at most {limits.batch_photos}",
+                label=f"Photos, at most {limits.max_photos}",
                 height=240,
             )
             start = gr.Button("Colorize all", variant="primary", size="lg")
@@ -293,7 +282,7 @@ def _build_settings(worker: "Worker") -> list[Any]:
 class Worker:
     """What the page's buttons do. Holds nothing of any visitor: that comes in and goes out as arguments."""
 
-    def __init__(self, pipe: ColorizationPipeline, limits: Limits) -> None:
+    def __init__(self, pipe: ColorizationPipeline, limits: PageLimits) -> None:
         self.pipe, self.limits, self.checkpoint = pipe, limits, pipe.digest()
 
     def receive(self, path: str | None) -> tuple[str | None, Arrival | None]:
@@ -314,7 +303,7 @@ class Worker:
         try:
             preview_of(Path(path)).save(preview, quality=90)
         except _TROUBLE as error:
-            text = _reason(explain(error, Path(path)), Path(path).parent)
+            text = without_folders(explain(error, Path(path)), Path(path).parent)
             gr.Warning(html.escape(text), title="Error")  # raising would leave the field broken
             return None, None
         return str(preview), Arrival(folder, path, preview.name)
@@ -343,6 +332,7 @@ class Worker:
         guiding = self._guiding(reference, guide)
         folder = tempfile.TemporaryDirectory(prefix="colorized-app-")
         with _messages_for_visitors(photo, Path(folder.name)):
+            check_all_pages(photo, self.limits.max_megapixels)
             hints = self._read_painting(painting, photo)
             wishes = {"variants": int(variants), "hints": hints, "reference": guiding}
             settings = self._settings(steps, seed, intensity, alone=True, **wishes)
@@ -404,17 +394,20 @@ class Worker:
         """All photos into one ZIP, and a report that names the ones that failed."""
         if not paths:
             raise _message("Give some photos first.")
-        if len(paths) > self.limits.batch_photos:
-            raise _message(f"{len(paths)} photos are more than this page takes at once ({self.limits.batch_photos}).")
+        if len(paths) > self.limits.max_photos:
+            raise _message(f"{len(paths)} photos are more than this page takes at once ({self.limits.max_photos}).")
         folder = tempfile.TemporaryDirectory(prefix="colorized-app-")
         archive, failures, names = Path(folder.name) / "colorized.zip", [], set[str]()
         photos = [Path(path) for path in paths]
-        copies = [PhotoJob(photo, Path(folder.name) / _free_name(photo, names), Path(photo.name)) for photo in photos]
+        copies = [
+            PhotoJob(photo, Path(folder.name) / _free_name(photo, names), Path(photo.name), self._refusal(photo))
+            for photo in photos
+        ]
         batch = Batch(self.pipe, self._settings(steps, seed, intensity))
         for number, outcome in enumerate(batch.run(copies), start=1):
             progress(number / len(copies), desc=f"photo {number} of {len(copies)}")
             if outcome.state == "failed":
-                failures.append(_reason(outcome.message, outcome.job.source.parent, Path(folder.name)))
+                failures.append(without_folders(outcome.message, outcome.job.source.parent, Path(folder.name)))
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as results:
             for copy in copies:
                 if copy.target.exists():
@@ -426,6 +419,16 @@ class Worker:
         button = gr.DownloadButton("Download ZIP", value=str(archive) if done else None, interactive=bool(done))
         return "\n".join(lines), button, folder
 
+    def _refusal(self, photo: Path) -> str:
+        """Why a photo is too large for this page, if it is."""
+        try:
+            check_all_pages(photo, self.limits.max_megapixels)
+        except TooLargeError as error:
+            return str(error)
+        except _TROUBLE:  # told when its turn comes
+            pass
+        return ""
+
     def _settings(self, steps: int, seed: int | None, intensity: float, **wishes: Any) -> Settings:
         """What the page's fields say; browsers may send whole numbers as floats."""
         if seed is None:
@@ -436,7 +439,7 @@ class Worker:
             steps=int(steps),
             seed=int(seed),
             intensity=intensity,
-            max_megapixels=self.limits.megapixels,
+            max_megapixels=self.limits.max_megapixels,
             **wishes,
         )
 
@@ -456,7 +459,7 @@ class Worker:
         """What was painted, at the photo's own size."""
         if (whole := self._painted(painting)) is None:
             return ()
-        height, width = open_scan(photo, pages="first", max_megapixels=self.limits.megapixels).sizes[0]
+        height, width = open_scan(photo, pages="first", sha256="-").sizes[0]
         return (whole.resize((width, height), Image.Resampling.NEAREST),)
 
     def _painted(self, painting: dict[str, Any] | None) -> Image.Image | None:
@@ -471,8 +474,8 @@ class Worker:
 
     def _preview(self, photo: Path) -> Image.Image:
         """The photo in grey, as the network will see it, at screen size."""
-        gray = open_scan(photo, pages="first", max_megapixels=self.limits.megapixels).read_page()
-        return _fit_screen(_to_8_bits(gray))
+        check_all_pages(photo, self.limits.max_megapixels)
+        return _fit_screen(Image.fromarray(to_8_bits(open_scan(photo, pages="first").read_page())))
 
     def _preview_reference(self, photo: Path) -> Image.Image:
         self._read_palette(photo)
@@ -480,7 +483,7 @@ class Worker:
             return _fit_screen(ImageOps.exif_transpose(opened).convert("RGB"))
 
     def _read_palette(self, photo: Path) -> Palette:
-        open_scan(photo, pages="first", max_megapixels=self.limits.megapixels)  # too large, or no photo at all
+        check_all_pages(photo, self.limits.max_megapixels, pages="first")  # too large, or no photo at all
         return self.pipe.read_palette(photo)
 
 
@@ -499,17 +502,13 @@ class _StepBar:
         self.context.run(self.progress, (self.number + fraction) / self.jobs, desc=self.desc)
 
 
-def _to_8_bits(pixels: np.ndarray) -> Image.Image:
-    return Image.fromarray(pixels if pixels.dtype == np.uint8 else (pixels / 257).round().astype(np.uint8))
-
-
 @contextmanager
 def _messages_for_visitors(photo: Path, *folders: Path) -> Iterator[None]:
     """Errors as the command line words them, without the server's folders."""
     try:
         yield
     except _TROUBLE as error:
-        raise _message(_reason(explain(error, photo), photo.parent, *folders)) from error
+        raise _message(without_folders(explain(error, photo), photo.parent, *folders)) from error
 
 
 def _original(shown: str, arrival: Arrival | None) -> Path:
@@ -520,12 +519,6 @@ def _original(shown: str, arrival: Arrival | None) -> Path:
 
 def _message(text: str) -> gr.Error:
     return gr.Error(html.escape(text), print_exception=False)
-
-
-def _reason(text: str, *folders: Path) -> str:
-    for folder in folders:
-        text = text.replace(f"{folder}{os.sep}", "")
-    return text
 
 
 def _preview(page: PreparedPhoto, chroma: torch.Tensor | None) -> Image.Image:
@@ -593,7 +586,5 @@ def _free_name(photo: Path, taken: set[str]) -> str:
 
 
 def _fit_screen(image: Image.Image) -> Image.Image:
-    factor = max(image.size) / _PREVIEW_EDGE
-    if factor <= 1:
-        return image
-    return image.resize((max(1, round(image.width / factor)), max(1, round(image.height / factor))), _SMOOTH)
+    image.thumbnail((_PREVIEW_EDGE, _PREVIEW_EDGE), Image.Resampling.LANCZOS)
+    return image

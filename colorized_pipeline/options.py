@@ -1,9 +1,6 @@
-"""What may be asked for of a photo's colours, with limits and help: the command's options, and the server's form."""
+"""Options that several programs share, with limits and help: of a photo's colours, and what page and server take."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -75,10 +72,36 @@ class Variants:
         typer.Option(help="Write one copy only: the variants' mean (cautious, pale), or the most typical (medoid)."),
     ] = None
 
-    def results(self) -> Callable[[Path], list[Path]]:
-        """All files that come of a photo, given what its result is called."""
-        from .archive.files import result_files
-        from .batch.settings import choose_variants
 
-        drawn, kept = choose_variants(**vars(self))
-        return partial(result_files, copies=1 if kept else drawn, uncertainty=self.uncertainty)
+Megapixels = Annotated[float, typer.Option(min=0.01, help="Largest photo taken; all pages of a TIFF count.")]
+
+
+@dataclass(frozen=True)
+class PageLimits:
+    """What the page takes of a visitor."""
+
+    max_megapixels: Megapixels = 40.0
+    max_file_mb: Annotated[int, typer.Option(min=1, help="Largest file taken, megabytes.")] = 100
+    max_photos: Annotated[int, typer.Option(min=1, help="Most photos in one batch.")] = 50
+    queue: Annotated[int, typer.Option(min=1, help="Most jobs that wait; one runs at a time.")] = 20
+
+
+@dataclass(frozen=True)
+class ServerLimits:
+    """What the server takes.
+
+    Attributes:
+        silence, upload: seconds without a byte, and until a request is whole.
+        kept: seconds that a finished job is kept.
+    """
+
+    max_megapixels: Megapixels = 40.0
+    max_mb: Annotated[int, typer.Option(min=1, help="Largest request, megabytes.")] = 256
+    max_photos: Annotated[int, typer.Option(min=1, help="Most photos of a job.")] = 100
+    max_seconds: Annotated[float, typer.Option(min=0.1, help="Longest work on a photo.")] = 600.0
+    queue: Annotated[int, typer.Option(min=1, help="Most requests with photos at one time.")] = 64
+    jobs: Annotated[int, typer.Option(min=1, help="Most jobs; a finished one is kept for an hour.")] = 20
+    rate: Annotated[int, typer.Option(min=1, help="Most requests with photos a minute from one address.")] = 300
+    silence: float = 30.0
+    upload: float = 600.0
+    kept: float = 3600.0

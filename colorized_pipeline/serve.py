@@ -35,45 +35,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ._version import __version__
 from .archive.files import PHOTO_SUFFIXES, Found, output_format, plan_jobs, suffix_for
 from .archive.files import Job as PhotoJob
-from .archive.scans import open_scan
-from .batch.overlap import Batch, Outcome, available_cores, explain
+from .archive.scans import check_all_pages
+from .batch.overlap import Batch, Outcome, available_cores, explain, without_folders
 from .batch.settings import build_settings
 from .diffusion.hints import parse_hint
 from .diffusion.pipeline import ColorizationPipeline
 from .diffusion.reading import TooLargeError
-from .options import Colors, Variants
+from .options import Colors, ServerLimits, Variants
 
 _ERRORS = (OSError, ValueError, TypeError, MemoryError)  # of a photo or an option, not of the server
 _OPEN = ("/", "/health", "/docs", "/openapi.json")  # to whoever has no token
 _LONGEST_NAME = 150  # bytes of a photo's name; longer ones lose their end
 _CHUNK = 2**18
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the server takes.
-
-    Attributes:
-        megapixels: of a photo, all its pages together.
-        megabytes: of a request.
-        photos: of a job.
-        queue: requests with photos at one time.
-        jobs: at one time; a finished one counts until it is deleted or ``kept`` seconds old.
-        rate: requests with photos of one address a minute.
-        seconds: of work on a photo.
-        silence, upload: seconds without a byte, and until a request is whole.
-    """
-
-    megapixels: float = 40.0
-    megabytes: int = 256
-    photos: int = 100
-    queue: int = 64
-    jobs: int = 20
-    rate: int = 300
-    seconds: float = 600.0
-    silence: float = 30.0
-    upload: float = 600.0
-    kept: float = 3600.0
 
 
 def _options(*groups: Any) -> Any:
@@ -160,7 +133,7 @@ class Job:
 class Service:
     """The pipeline, the jobs, and the threads that work on them."""
 
-    def __init__(self, pipe: ColorizationPipeline, limits: Limits) -> None:
+    def __init__(self, pipe: ColorizationPipeline, limits: ServerLimits) -> None:
         self.pipe, self.limits, self.checkpoint = pipe, limits, pipe.digest()
         self.in_flight = 0  # requests with photos, now
         self.jobs: dict[str, Job] = {}
@@ -173,7 +146,7 @@ class Service:
         try:
             return await asyncio.to_thread(self._take, folder, uploads, options)
         except _ERRORS as error:
-            raise HTTPException(422, _without_folders(str(error), folder.name)) from error
+            raise HTTPException(422, without_folders(str(error), folder.name)) from error
 
     def _take(
         self, folder: tempfile.TemporaryDirectory[str], uploads: list[UploadFile], options: RequestOptions
@@ -196,17 +169,17 @@ class Service:
             mark=options.mark,
             hints=tuple(parse_hint(text) for text in options.hint),
             reference=reference,
-            max_megapixels=self.limits.megapixels,
+            max_megapixels=self.limits.max_megapixels,
         )
         jobs = plan_jobs(
             Found([(photo, Path(photo.name)) for photo in photos], []),
             root / "out",
             inputs=photos,
             suffix="" if options.format == "same" else f".{options.format}",
-            results=Variants(**variants).results(),
+            results=settings.files,
         )
         if reference:
-            self._check(reference, "first")
+            check_all_pages(reference, self.limits.max_megapixels, pages="first")
             self.pipe.read_palette(reference)
         return Job(folder, jobs, settings)
 
@@ -219,37 +192,26 @@ class Service:
                 job.steps = 0
 
     def _colorize(self, job: Job, photo: PhotoJob) -> tuple[int, Outcome]:
-        deadline = time.monotonic() + self.limits.seconds
+        deadline = time.monotonic() + self.limits.max_seconds
 
         def on_step() -> None:
             job.steps += 1
             if job.stop.is_set() or time.monotonic() > deadline:
-                raise TimeoutError(f"takes more than {self.limits.seconds:g} s: ask for fewer steps or variants")
+                raise TimeoutError(f"takes more than {self.limits.max_seconds:g} s: ask for fewer steps or variants")
 
         if job.stop.is_set():
             return 499, Outcome(photo, "failed", "cancelled")
         try:
-            self._check(photo.source, job.settings.pages)
+            check_all_pages(photo.source, self.limits.max_megapixels, pages=job.settings.pages)
             (outcome,) = Batch(self.pipe, job.settings, cores=1).run([photo], on_step=on_step)
         except _ERRORS as error:
             status = 413 if isinstance(error, TooLargeError) else 422
             outcome = Outcome(photo, "failed", explain(error, photo.source))
         else:
             status = 422 if outcome.state == "failed" else 200
-        message = _without_folders(outcome.message, str(photo.source.parent), job.folder.name)
-        notes = [_without_folders(note, str(photo.source.parent)) for note in outcome.notes]
+        message = without_folders(outcome.message, photo.source.parent, job.folder.name)
+        notes = [without_folders(note, photo.source.parent) for note in outcome.notes]
         return status, replace(outcome, message=message, notes=notes)
-
-    def _check(self, photo: Path, pages: str) -> None:
-        """Raises what is wrong with a photo before anything of it is decoded."""
-        most = self.limits.megapixels
-        try:
-            sizes = open_scan(photo, pages=pages, max_megapixels=most).sizes
-            found = sum(height * width for height, width in sizes) / 1e6
-        except TooLargeError as error:
-            raise TooLargeError(str(error).split(";")[0]) from error
-        if found > most:
-            raise TooLargeError(f"{photo}: its {len(sizes)} pages have {found:.1f} megapixels, more than {most:g}")
 
     def keep(self, job: Job) -> None:
         """Work on a job while its sender is away."""
@@ -274,7 +236,7 @@ class Service:
         self.pool.shutdown(cancel_futures=True)
 
 
-def make_server(pipe: ColorizationPipeline, limits: Limits, *, token: str = "") -> FastAPI:
+def make_server(pipe: ColorizationPipeline, limits: ServerLimits, *, token: str = "") -> FastAPI:
     """The web application around a loaded pipeline.
 
     Args:
@@ -376,8 +338,8 @@ def _add_jobs(server: FastAPI, service: Service) -> None:
     async def start_job(form: Annotated[ManyPhotos, _MULTIPART]) -> dict[str, Any]:
         """Many photos: an answer at once, progress and results later."""
         limits = service.limits
-        if len(form.photos) > limits.photos:
-            raise HTTPException(413, f"{len(form.photos)} photos are more than a job may have ({limits.photos})")
+        if len(form.photos) > limits.max_photos:
+            raise HTTPException(413, f"{len(form.photos)} photos are more than a job may have ({limits.max_photos})")
         if len(service.jobs) >= limits.jobs:
             raise HTTPException(429, f"there are {limits.jobs} jobs: delete one or try later", {"Retry-After": "60"})
         job = await service.take(form.photos, form)
@@ -441,7 +403,7 @@ class LimitsMiddleware:
         if scope["method"] != "POST":
             return None
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > limits.megabytes * 1e6:
+        if length.isdigit() and int(length) > limits.max_mb * 1e6:
             return 413, self._too_long(), {}
         if self.service.in_flight >= limits.queue:
             return 429, f"{self.service.in_flight} requests wait already: try later", {"Retry-After": "5"}
@@ -450,7 +412,7 @@ class LimitsMiddleware:
         return None
 
     def _too_long(self) -> str:
-        return f"the request is larger than {self.service.limits.megabytes} megabytes"
+        return f"the request is larger than {self.service.limits.max_mb} megabytes"
 
     def _seconds_to_wait(self, address: str) -> float:
         """Until an address may send a request; 0 if it may now, and then it has one less left."""
@@ -477,7 +439,7 @@ class LimitsMiddleware:
             except TimeoutError:
                 raise HTTPException(408, "the request came too slowly", {"Connection": "close"}) from None
             read, whole = read + len(message.get("body", b"")), not message.get("more_body", False)
-            if read > limits.megabytes * 1e6:
+            if read > limits.max_mb * 1e6:
                 raise HTTPException(413, self._too_long())
             return message
 
@@ -491,7 +453,7 @@ class LimitsMiddleware:
         return next_message
 
 
-def run_server(server: FastAPI, listener: Any, *, limits: Limits) -> None:
+def run_server(server: FastAPI, listener: Any, *, limits: ServerLimits) -> None:
     """Serve on a socket that listens, until SIGINT or SIGTERM."""
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -541,12 +503,6 @@ def _save(upload: UploadFile, folder: Path) -> Path:
     with file.open("wb") as stream:
         shutil.copyfileobj(upload.file, stream, _CHUNK)
     return file if suffix.lower() in PHOTO_SUFFIXES else file.rename(file.with_suffix(suffix_for(file)))
-
-
-def _without_folders(text: str, *folders: str) -> str:
-    for folder in folders:
-        text = text.replace(f"{folder}{os.sep}", "")
-    return text
 
 
 async def _send_zip(job: Job, name: str) -> Response:

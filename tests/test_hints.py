@@ -19,6 +19,7 @@ from colorized_pipeline.cli import app
 from colorized_pipeline.diffusion.color import rgb_to_lab
 from colorized_pipeline.diffusion.hints import HintMap, parse_hint, read_color
 from colorized_pipeline.diffusion.steering import HintSteer, steered_prediction
+from colorized_pipeline.options import PageLimits
 
 VARIANTS = ("--variants", "2", "--uncertainty")
 KNOWN = (12.0, -14.0)  # a*, b* that sRGB can show at every lightness of `grey`
@@ -327,7 +328,7 @@ def test_what_a_visitor_paints_becomes_a_hint_at_the_photo_s_size(
 ) -> None:
     page = pytest.importorskip("colorized_pipeline.app")
     Image.fromarray(grey(120, 168)).save(tmp_path / "photo.png")
-    worker = page.Worker(plain_pipe, page.Limits())
+    worker = page.Worker(plain_pipe, PageLimits())
     layer = Image.new("RGBA", (84, 60))  # the page shows photos smaller
     assert worker._read_painting({"layers": [layer]}, tmp_path / "photo.png") == ()
     assert worker._read_painting(None, tmp_path / "photo.png") == ()

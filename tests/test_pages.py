@@ -12,7 +12,8 @@ from test_batch import counting_rows
 
 gradio = pytest.importorskip("gradio")
 
-from colorized_pipeline.app import Limits, Worker  # noqa: E402
+from colorized_pipeline.app import Worker  # noqa: E402
+from colorized_pipeline.options import PageLimits  # noqa: E402
 
 _OPENED: list[str] = []  # files, by Python's own audit of this process
 sys.addaudithook(lambda event, given: _OPENED.append(str(given[0])) if event == "open" else None)
@@ -31,7 +32,7 @@ def no_progress(*_: object, **__: object) -> None:
 def test_a_request_reads_and_encodes_its_photo_once(photo: Path) -> None:
     pipe, opened = make_pipeline(encoder=True), []
     for variants in (1, 3):
-        worker, steps = Worker(pipe, Limits()), 2
+        worker, steps = Worker(pipe, PageLimits()), 2
         _OPENED.clear()
         with counting_rows(pipe.unet) as rows, counting_rows(pipe.image_encoder) as encoded:
             asked = worker.colorize(str(photo), None, None, None, None, steps, 0, 1.0, variants, progress=no_progress)
@@ -48,7 +49,7 @@ def test_a_request_reads_and_encodes_its_photo_once(photo: Path) -> None:
 
 
 def test_a_file_given_twice_is_done_twice(photo: Path) -> None:
-    report, _, folder = Worker(make_pipeline(), Limits()).colorize_all(
+    report, _, folder = Worker(make_pipeline(), PageLimits()).colorize_all(
         [str(photo), str(photo)], 2, 0, 1.0, progress=no_progress
     )
     assert "2 of 2 photos colorized" in report
@@ -60,5 +61,16 @@ def test_a_file_given_twice_is_done_twice(photo: Path) -> None:
 def test_errors_name_the_photo_without_the_server_s_folders(photo: Path) -> None:
     bad = photo.with_name("two  spaces.png")
     bad.write_text("not a photo")
-    report, *_ = Worker(make_pipeline(), Limits()).colorize_all([str(bad)], 2, 0, 1.0, progress=no_progress)
+    report, *_ = Worker(make_pipeline(), PageLimits()).colorize_all([str(bad)], 2, 0, 1.0, progress=no_progress)
     assert "Error: two  spaces.png: can&#x27;t be read as a photo" in report and str(photo.parent) not in report
+
+
+def test_all_pages_of_a_photo_count_for_the_limit(photo: Path) -> None:
+    page = Image.open(photo)
+    page.save(photo.with_name("pages.tif"), save_all=True, append_images=[page] * 4)  # 13,200 pixels, each 2,640
+    worker, files = Worker(make_pipeline(), PageLimits(max_megapixels=0.012)), ["pages.tif", photo.name]
+    paths = [str(photo.with_name(name)) for name in files]
+    report, *_ = worker.colorize_all(paths, 2, 0, 1.0, progress=no_progress)
+    assert "1 of 2 photos colorized" in report and "pages.tif: its 5 pages have 0.0132 megapixels" in report
+    with pytest.raises(gradio.Error, match=r"pages\.tif: its 5 pages"):
+        next(worker.colorize(paths[0], None, None, None, None, 2, 0, 1.0, 1, progress=no_progress))

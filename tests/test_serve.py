@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 
 from colorized_pipeline import EXAMPLES
 from colorized_pipeline.cli import app as command_line
+from colorized_pipeline.options import ServerLimits
 
 pytest.importorskip("fastapi_offline")
 CAMERA = next(file for file in EXAMPLES if file.stem == "camera")
@@ -277,9 +278,9 @@ def test_cut_and_silent_connections_leave_nothing(client: httpx.Client, server: 
 
 def test_slow_clients_are_sent_away() -> None:
     """The server itself with short limits, on a socket of this process."""
-    from colorized_pipeline.serve import Limits, make_server, run_server
+    from colorized_pipeline.serve import make_server, run_server
 
-    limits = Limits(silence=0.5, upload=2.0, queue=2, rate=6, seconds=0.2)
+    limits = ServerLimits(silence=0.5, upload=2.0, queue=2, rate=6, max_seconds=0.2)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
         running = make_server(make_pipeline(), limits, token="s3cret")

@@ -18,6 +18,7 @@ from colorized_pipeline.archive.labels import read_xmp
 from colorized_pipeline.cli import app
 from colorized_pipeline.diffusion.color import rgb_to_lab
 from colorized_pipeline.diffusion.steering import TieSteer, match_colors
+from colorized_pipeline.options import PageLimits
 from colorized_pipeline.sets.groups import likeness, look_at, tie_alike, tie_folders
 from colorized_pipeline.sets.known import add_known_colors, painted_entry, read_hints, write_sidecar
 
@@ -174,7 +175,7 @@ def test_painting_of_another_size_is_scaled(box: Path, checkpoint: Path) -> None
 
 def test_the_page_saves_what_was_painted(box: Path) -> None:
     app = pytest.importorskip("colorized_pipeline.app")
-    worker = app.Worker(make_pipeline(), app.Limits())
+    worker = app.Worker(make_pipeline(), PageLimits())
     layer = Image.new("RGBA", (86, 86), (0, 0, 0, 0))
     layer.paste((138, 59, 46, 255), (20, 20, 60, 60))
     button, folder = worker.save_colors(str(box / "17.png"), None, {"layers": [layer]}, "Ž. Nováková")

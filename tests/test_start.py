@@ -32,7 +32,12 @@ def labelled(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder / "colour.png"
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["colorize", "--help"], ["inspect", "PHOTO"], []])
+DRY = ["colorize", "PHOTO", "-o", "copy.png", "--variants", "2", "--dry-run"]
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["colorize", "--help"], ["inspect", "PHOTO"], DRY, []], ids=" ".join
+)
 def test_nothing_heavy_is_imported(words: list[str], labelled: Path) -> None:
     given = [str(labelled) if word == "PHOTO" else word for word in words]
     done = subprocess.run([sys.executable, "-c", PROBE, *given], capture_output=True, text=True)

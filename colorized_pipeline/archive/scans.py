@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from ..diffusion.reading import (
     DEFAULT_MAX_MEGAPIXELS,
     PhotoError,
+    TooLargeError,
     check_file,
     check_size,
     is_tiff,
@@ -93,6 +95,19 @@ def open_scan(
         return scan
 
 
+def check_all_pages(file: Path, most: float, *, pages: str = "all") -> None:
+    """Raises ``TooLargeError`` for a photo whose pages have more megapixels together than a page or server takes.
+
+    Only headers are read. Other errors as of :func:`open_scan`.
+    """
+    sizes = open_scan(file, pages=pages, max_megapixels=float("inf"), sha256="-").sizes
+    found = sum(height * width for height, width in sizes) / 1e6
+    if found > most:
+        shape = f"{sizes[0][1]} x {sizes[0][0]} pixels are"
+        shape = shape if len(sizes) == 1 else f"its {len(sizes)} pages have {found:.3g} megapixels,"
+        raise TooLargeError(f"{file}: {shape} more than {most:g} megapixels, the most that is taken here")
+
+
 def peek_pixels(file: Path) -> float:
     """About how many pixels a photo has, from its header alone; 0 if that can't be told. Never raises."""
     try:
@@ -111,6 +126,17 @@ def hash_file(file: Path) -> str:
         while block := stream.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def hash_once(file: Path) -> str:
+    """:func:`hash_file` of a file that many photos refer to, taken anew only when it changes."""
+    status = file.stat()
+    return _hash_version(file, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=256)
+def _hash_version(file: Path, *_: int) -> str:
+    return hash_file(file)
 
 
 def to_8_bits(values: np.ndarray) -> np.ndarray:

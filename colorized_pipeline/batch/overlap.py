@@ -239,6 +239,13 @@ def explain(error: BaseException, photo: Path) -> str:
     return start + " ".join(text.removeprefix(start).split())
 
 
+def without_folders(text: str, *folders: str | Path) -> str:
+    """A message for somebody whose business the folders of this machine aren't."""
+    for folder in folders:
+        text = text.replace(f"{folder}{os.sep}", "")
+    return text
+
+
 _threads_lock = threading.Lock()
 _threads_before: list[int] = []  # of PyTorch, for each block of one_thread that is open
 

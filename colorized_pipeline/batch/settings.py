@@ -2,15 +2,14 @@
 
 import hashlib
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from ..archive.files import Job, result_files
-from ..archive.scans import DEFAULT_MAX_MEGAPIXELS, hash_file
+from ..archive.scans import DEFAULT_MAX_MEGAPIXELS, hash_once
 from ..diffusion.hints import Hint, describe_hints
 from ..diffusion.pipeline import ColorizationPipeline
-from ..diffusion.variants import check_variants, count_variants
+from ..diffusion.variants import check_variants, choose_variants
 
 BATCH_SIZE = 4  # photos that the network sees at once, of several: a third faster than one after the other on a core
 
@@ -65,10 +64,10 @@ class Settings:
         """Colour copies that are written of each photo."""
         return 1 if self.consensus else self.variants
 
-    @cached_property
+    @property
     def reference_sha256(self) -> str:
         """Hash of the reference photo; empty without one."""
-        return hash_file(self.reference) if self.reference else ""
+        return hash_once(self.reference) if self.reference else ""
 
     def files(self, target: Path) -> list[Path]:
         """Every file that comes of a photo whose result is called ``target``."""
@@ -81,7 +80,7 @@ class Settings:
         reference = next((Path(str(one.place)) for one in job.known if one.is_reference), self.reference)
         known = tuple(one.described for one in job.known)
         tied_to = (
-            (job.anchor.source.name, hash_anchor(job.anchor.source), *self.of(job.anchor).known) if job.anchor else ()
+            (job.anchor.source.name, hash_once(job.anchor.source), *self.of(job.anchor).known) if job.anchor else ()
         )
         return replace(self, known=known, tied_to=tied_to, reference=reference)
 
@@ -157,26 +156,6 @@ def build_settings(
         uncertainty=uncertainty,
         **others,
     )
-
-
-def hash_anchor(source: Path) -> str:
-    """The hash of a photo that others are tied to, taken once as long as it doesn't change."""
-    status = source.stat()
-    return _hash_once(source, status.st_mtime_ns, status.st_size)
-
-
-@lru_cache(maxsize=256)
-def _hash_once(source: Path, *_: int) -> str:
-    return hash_file(source)
-
-
-def choose_variants(variants: int | None, *, consensus: str | None, uncertainty: bool) -> tuple[int, str]:
-    """How many colourings are drawn, and what is kept of them: the field ``consensus`` of :class:`Settings`.
-
-    A map of uncertainty alone comes with the most typical colouring.
-    """
-    kept = consensus or ("medoid" if uncertainty and variants is None else "")
-    return count_variants(variants, consensus=kept or None, uncertainty=uncertainty), kept
 
 
 def derive_seed(seed: int, sha256: str, page: int = 0) -> int:

@@ -149,8 +149,9 @@ class Known:
 
     def add(self, jobs: "list[Job]", network: "Network", colors: Colors, files: Files) -> "list[Job]":
         """The jobs with what files beside the photos tell of their colours, and tied to each other if asked for."""
-        from ..sets.groups import look_at, tie_alike, tie_folders
-        from ..sets.known import add_known_colors, add_references
+        with quick_start():
+            from ..sets.groups import look_at, tie_alike, tie_folders
+            from ..sets.known import add_known_colors, add_references
 
         jobs = add_known_colors(jobs)
         if self.reference and self.reference.is_dir():
@@ -226,6 +227,8 @@ class Beside:
 
     def files(self, target: Path, page: int = 0) -> list[Path]:
         """What is written beside a result called ``target`` of one of its pages."""
+        if not (self.sheet or self.layers):
+            return []
         from ..publish.extras import extra_files
 
         sheets, layers = ([one.value for one in chosen or ()] for chosen in (self.sheet, self.layers))
@@ -311,7 +314,12 @@ class Order:
 
     def results(self, target: Path) -> list[Path]:
         """Every file that comes of a photo whose result is called ``target``."""
-        return [*self.variants.results()(target), *self.beside.files(target)]
+        from ..archive.files import result_files
+        from ..diffusion.variants import choose_variants
+
+        drawn, kept = choose_variants(**vars(self.variants))
+        copies = result_files(target, copies=1 if kept else drawn, uncertainty=self.variants.uncertainty)
+        return [*copies, *self.beside.files(target)]
 
     def show_line(self, outcome: "Outcome") -> None:
         """A photo's outcome as a line of JSON on standard output."""
@@ -389,9 +397,7 @@ def colorize(
         inputs, origins, missing = _fetch(photos, files)
         for _ in _changes(inputs, files.output) if files.watch else [None]:
             found = find_photos(inputs, recursive=files.recursive, output=files.output, may_be_none=files.watch)
-            with quick_start():
-                jobs = _plan(found, inputs, order)
-            jobs = [replace(job, origin=origins.get(job.source, {})) for job in jobs]
+            jobs = [replace(job, origin=origins.get(job.source, {})) for job in _plan(found, inputs, order)]
             if files.dry_run:
                 failed = _show_plan(jobs)
                 break

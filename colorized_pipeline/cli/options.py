@@ -6,7 +6,7 @@ from copy import copy
 from dataclasses import fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
@@ -47,7 +47,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         silence_image_warnings()
         with errors_in_one_line(when_interrupted="Interrupted; run the same command again to go on"):
             for name, group in groups.items():
-                values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+                values[name] = group(**{one.name: values.pop(one.name) for one in fields(group) if one.name in values})
             function(**values)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -59,6 +59,8 @@ def _panel(group: type) -> list[inspect.Parameter]:
     title = inspect.cleandoc(group.__doc__ or "").splitlines()[0].rstrip(".")
     parameters = []
     for parameter in inspect.signature(group, eval_str=True).parameters.values():
+        if get_origin(parameter.annotation) is not Annotated:  # a field that is no option
+            continue
         kind, option = get_args(parameter.annotation)
         option = copy(option)
         option.rich_help_panel = title

@@ -11,11 +11,11 @@ from typing import Annotated
 
 import typer
 
+from ..options import PageLimits, ServerLimits
 from .console import quick_start
 from .options import Checkpoint, Device, command
 
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")]
-Megapixels = Annotated[float, typer.Option(min=0.01, help="Largest photo taken; all pages of a TIFF count.")]
 
 
 @contextmanager
@@ -36,12 +36,10 @@ def serve_page(
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
     browser: Annotated[bool, typer.Option("--browser", help="Open the page in a browser.")] = False,
-    max_megapixels: Megapixels = 40.0,
-    max_file_mb: Annotated[int, typer.Option(min=1, help="Largest file taken, megabytes.")] = 100,
-    max_photos: Annotated[int, typer.Option(min=1, help="Most photos in one batch.")] = 50,
-    queue: Annotated[int, typer.Option(min=1, help="Most jobs that wait; one runs at a time.")] = 20,
     device: Device = None,
     checkpoint: Checkpoint = None,
+    *,
+    limits: PageLimits,
 ) -> None:
     r"""Serve a web page: drop a photo, compare before and after, pick a variant, download; or many photos into a ZIP.
 
@@ -51,14 +49,13 @@ def serve_page(
         os.environ["GRADIO_TEMP_DIR"] = folder
         with quick_start():
             try:
-                from ..app import Limits, build_page, serve
+                from ..app import build_page, serve
             except ImportError as error:
                 raise ImportError(f"{error}; the page needs: pip install 'colorized[app]'") from None
             from ..loading import load_pipeline, quieten_libraries
 
             quieten_libraries()
             pipe = load_pipeline(checkpoint, device=device)
-        limits = Limits(megapixels=max_megapixels, file_megabytes=max_file_mb, batch_photos=max_photos, queue=queue)
         page = build_page(pipe, limits)
         try:
             url = serve(page, limits, server_name=host, server_port=port, inbrowser=browser, prevent_thread_lock=True)
@@ -80,15 +77,10 @@ def serve_api(
             "other users of the machine don't see it.",
         ),
     ] = "",
-    max_megapixels: Megapixels = 40.0,
-    max_mb: Annotated[int, typer.Option(min=1, help="Largest request, megabytes.")] = 256,
-    max_photos: Annotated[int, typer.Option(min=1, help="Most photos of a job.")] = 100,
-    max_seconds: Annotated[float, typer.Option(min=0.1, help="Longest work on a photo.")] = 600.0,
-    queue: Annotated[int, typer.Option(min=1, help="Most requests with photos at one time.")] = 64,
-    jobs: Annotated[int, typer.Option(min=1, help="Most jobs; a finished one is kept for an hour.")] = 20,
-    rate: Annotated[int, typer.Option(min=1, help="Most requests with photos a minute from one address.")] = 300,
     device: Device = None,
     checkpoint: Checkpoint = None,
+    *,
+    limits: ServerLimits,
 ) -> None:
     r"""Serve photos by HTTP: POST a photo to /colorize, get its colour copy; /jobs takes many; /docs describes all.
 
@@ -97,13 +89,12 @@ def serve_api(
     with _folder("serve"):
         with quick_start():
             try:
-                from ..serve import Limits, make_server, run_server
+                from ..serve import make_server, run_server
             except ImportError as error:
                 raise ImportError(f"{error}; the server needs: pip install 'colorized[serve]'") from None
             from ..loading import load_pipeline, quieten_libraries
 
             quieten_libraries()
-        limits = Limits(max_megapixels, max_mb, max_photos, queue, jobs, rate, max_seconds)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             listener = socket.create_server((host, port), family=family)

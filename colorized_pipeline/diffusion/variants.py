@@ -5,23 +5,27 @@ lightness: the distance between two points (a*, b*).
 """
 
 import operator
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 CONSENSUS_VARIANTS = 8  # how many are drawn when they are compared and no number is given
 
 
-def order_by_typicality(chroma: torch.Tensor) -> list[int]:
+def order_by_typicality(chroma: "torch.Tensor") -> list[int]:
     """Indices from the most typical colouring, the medoid, outwards: by their mean ΔE*ab to all the others.
 
     Args:
         chroma: ``[N, 2, ...]``. Of equal distances the earlier comes first.
     """
+    import torch  # here, so that numbers of variants are checked without it
+
     distances = torch.stack([(chroma - one).norm(dim=1).mean() for one in chroma.double()])
     return distances.argsort(stable=True).tolist()
 
 
-def spread(chroma: torch.Tensor) -> torch.Tensor:
+def spread(chroma: "torch.Tensor") -> "torch.Tensor":
     """How far N >= 2 colourings ``[N, 2, ...]`` differ in each place, ``[...]``, in ΔE*ab.
 
     It is their root mean square distance from their mean, over N - 1 (a sample's standard deviation, so that it
@@ -50,6 +54,15 @@ def count_variants(num_variants: int | None, *, consensus: str | None, uncertain
             f"give at least 2, or leave it out for {CONSENSUS_VARIANTS}"
         )
     return check_count("num_variants", num_variants)
+
+
+def choose_variants(variants: int | None, *, consensus: str | None, uncertainty: bool) -> tuple[int, str]:
+    """How many colourings are drawn, and what is kept of them: ``"medoid"``, ``"mean"``, or all if empty.
+
+    A map of uncertainty alone comes with the most typical colouring.
+    """
+    kept = consensus or ("medoid" if uncertainty and variants is None else "")
+    return count_variants(variants, consensus=kept or None, uncertainty=uncertainty), kept
 
 
 def check_variants(objective: str, variants: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import PIL.Image
 
 from ..archive.files import Job, KnownColor
-from ..archive.scans import hash_file
+from ..archive.scans import hash_once
 from ..diffusion.hints import Hint, describe_hints, read_color
 
 SIDECAR_SUFFIX = ".colours.json"
@@ -210,7 +210,7 @@ def _read_entry(entry: Mapping[str, Any], where: str, folder: Path) -> KnownColo
 
 
 def _reference(file: Path, said: str, where: str) -> KnownColor:
-    return KnownColor(str(file), "", f"reference:{hash_file(file)}{_by(said)}", where, is_reference=True)
+    return KnownColor(str(file), "", f"reference:{hash_once(file)}{_by(said)}", where, is_reference=True)
 
 
 def _read_picture(place: str, color: Any, said: str, where: str, folder: Path) -> KnownColor:
@@ -220,7 +220,7 @@ def _read_picture(place: str, color: Any, said: str, where: str, folder: Path) -
         file = folder / place
         if not _is_file(file):
             raise ValueError(f"{where}: place: {place!r} is no place and no picture here; {_PLACES}")
-        place, digest = str(file), hash_file(file)
+        place, digest = str(file), hash_once(file)
     if color:
         _check_color(color, where)
     return KnownColor(place, color, f"{'mask' if color else 'painted'}:{digest}:{color}{_by(said)}", where)
