@@ -31,7 +31,7 @@ from .batch.results import MEASURED_EDGE, Writer
 from .batch.settings import Settings, build_settings
 from .batch.sheets import draw_map, to_image
 from .diffusion.hints import Hint
-from .diffusion.photo import PreparedPhoto, measure_spread, show_small
+from .diffusion.photo import PreparedPhoto, measure_uncertainty, show_small
 from .diffusion.reading import TooLargeError
 from .diffusion.steering import Palette
 from .options import PageLimits
@@ -43,8 +43,8 @@ NOTE = (
 )
 _WHY = (
     "The photo doesn't say which colours were there. The model gives each place colours that it has learnt from other "
-    "photos, and {count} variants of yours show where that leaves a choice. **Bright**: they differ. **Dark**: they "
-    "agree, and may still be wrong. Variant {typical} is the most typical."
+    "photos, and {count} variants of yours show where that leaves a choice. The map says how far off the true colour "
+    "may be: **bright** is far. Variant {typical} is the most typical."
 )
 _PREVIEW_EDGE = 1600  # pixels that the longer edge has at most on screen; downloads are full size
 _SECONDS_KEPT = 3600
@@ -161,7 +161,7 @@ def _build_photo_tab(worker: "Worker") -> None:
                     interactive=False,
                     format="png",
                     buttons=["fullscreen"],
-                    alt_text="Map of where the variants differ",
+                    alt_text="Map of how far off the colours may be",
                 )
         with gr.Column(min_width=0):
             gr.Examples(
@@ -528,8 +528,9 @@ def _preview(page: PreparedPhoto, chroma: torch.Tensor | None) -> Image.Image:
 def _why(photo: OpenPhoto, writer: Writer) -> tuple[Any, str, Image.Image]:
     """The map of where a photo's variants differ, at screen size, and which of them is the most typical."""
     chroma = photo.drawn(0) * writer.settings.intensity
-    spread = measure_spread(photo.page(0), chroma, longest=MEASURED_EDGE).numpy()
-    image = draw_map(spread, spread.shape, variants=photo.variants).convert("RGB")
+    fit = writer.pipe.config.uncertainty_fit
+    stated = measure_uncertainty(photo.page(0), chroma, fit=fit, longest=MEASURED_EDGE).numpy()
+    image = draw_map(stated, stated.shape, variants=photo.variants).convert("RGB")
     typical = writer.choose_copies(photo)[0].base_seed - writer.settings.seed + 1
     return gr.Accordion(open=False, visible=True), _WHY.format(count=photo.variants, typical=typical), image
 

@@ -15,16 +15,15 @@ from skimage import data as skimage_data
 from test_batch import records, results
 from typer.testing import CliRunner, Result
 
+from colorized_pipeline import ColorizationPipeline
 from colorized_pipeline.archive.inspection import describe
 from colorized_pipeline.archive.labels import DIGITAL_SOURCE_TYPE
 from colorized_pipeline.batch.sheets import SCALE_TOP, _palette, draw_map
 from colorized_pipeline.cli import app
-from colorized_pipeline.diffusion.photo import Lightness, compose, measure_spread, shrink_photo
-from colorized_pipeline.evaluation.calibration import (
-    overconfidence,
-    rank_correlation,
-    within_photos,
-)
+from colorized_pipeline.diffusion.color import rgb_to_lab
+from colorized_pipeline.diffusion.photo import Lightness, compose, measure_uncertainty, shrink_photo
+from colorized_pipeline.diffusion.variants import state_uncertainty
+from colorized_pipeline.evaluation.calibration import fit_uncertainty, overconfidence, rank_correlation, within_photos
 
 ROOT = Path(__file__).parents[1]
 
@@ -221,8 +220,10 @@ def test_a_shrunk_photo_is_the_photo_in_small(size: tuple[int, int]) -> None:
     small = torch.cat(list(compose(small_photo, chroma[0])), dim=1)
     expected = torch.nn.functional.interpolate(whole, small.shape[-2:], mode="area")[0]
     assert (small - expected).abs().mean() < 0.02
-    assert measure_spread(prepared, chroma, longest=40).shape == small.shape[-2:]
-    assert measure_spread(prepared, chroma, longest=1500).shape == size  # small photos are measured as they are
+    assert measure_uncertainty(prepared, chroma, fit=None, longest=40).shape == small.shape[-2:]
+    assert (
+        measure_uncertainty(prepared, chroma, fit=None, longest=1500).shape == size
+    )  # small photos are measured as they are
 
 
 def test_calibration_by_independent_oracles() -> None:
@@ -245,3 +246,32 @@ def test_overconfidence_of_draws_whose_truth_is_known(factor: float) -> None:
     distance = factor * (1 + 1 / 5) ** 0.5 * torch.randn(100_000, 2, generator=generator) * scale
     stated, squared = several.var(0).sum(-1).sqrt(), distance.square().sum(-1)
     assert overconfidence(stated, squared, variants=5) == pytest.approx(factor, rel=0.02)
+
+
+@pytest.mark.parametrize("fit", [(200.0, 4.0), (0.0, 1.0), (150.0, 0.0)])
+def test_a_fit_finds_how_far_off_the_truth_is_and_states_it(fit: tuple[float, float]) -> None:
+    """The truth of each place is drawn as far away as ``fit`` says of its spread and lightness."""
+    generator = torch.Generator().manual_seed(0)
+    spread, lightness = (torch.rand(2, 200_000, generator=generator) * torch.tensor([[12.0], [100.0]])).unbind()
+    stated = state_uncertainty(spread, lightness, fit)
+    assert torch.allclose(stated**2, fit[0] * 4 * lightness * (100 - lightness) / 1e4 + fit[1] * spread**2, atol=1e-2)
+    squared = (torch.randn(2, 200_000, generator=generator) * stated).square().sum(0) / 2 * (1 + 1 / 8)
+    found = fit_uncertainty(spread, lightness, squared, variants=8)
+    assert found == pytest.approx(fit, rel=0.03, abs=0.5)
+    assert overconfidence(state_uncertainty(spread, lightness, found), squared, variants=8) == pytest.approx(
+        1, rel=0.02
+    )
+
+
+def test_a_checkpoint_keeps_its_fit_and_states_by_it(tmp_path: Path) -> None:
+    gray, pipe = skimage_data.camera()[:64, :64], make_pipeline()
+    words = dict(num_variants=3, return_uncertainty=True, output_type="pt")
+    plain = pipe(gray, generator=torch.Generator().manual_seed(0), **words)
+    digest = pipe.digest()
+    pipe.register_to_config(uncertainty_fit=(90.0, 2.0))
+    assert pipe.digest() != digest
+    pipe.save_pretrained(tmp_path)
+    fitted = ColorizationPipeline.from_pretrained(tmp_path)(gray, generator=torch.Generator().manual_seed(0), **words)
+    lightness = torch.stack([rgb_to_lab(one)[0] for one in plain.variants[0]]).mean(0)
+    expected = state_uncertainty(plain.uncertainty[0], lightness, (90.0, 2.0))
+    assert torch.allclose(fitted.uncertainty[0], expected, atol=1e-3) and (expected > plain.uncertainty[0]).any()

@@ -16,7 +16,7 @@ from ..archive.copies import ColorPage, write_copy
 from ..archive.files import NewFile, output_format
 from ..archive.labels import build_xmp
 from ..archive.provenance import Signer
-from ..diffusion.photo import measure_spread, seen_chroma, show_small
+from ..diffusion.photo import measure_uncertainty, seen_chroma, show_small
 from ..diffusion.pipeline import ColorizationPipeline
 from ..diffusion.variants import order_by_typicality
 from .manifest import Records, describe_source
@@ -24,7 +24,7 @@ from .photos import OpenPhoto
 from .settings import Settings
 from .sheets import draw_map, draw_variants
 
-MEASURED_EDGE = 1500  # pixels of the longer edge at which a spread is measured; chroma is smooth
+MEASURED_EDGE = 1500  # pixels of the longer edge at which uncertainty is measured; chroma is smooth
 _TILE_EDGE = 360  # of a sheet's pictures
 
 
@@ -116,9 +116,10 @@ class Writer:
         if settings.uncertainty:
             chroma = photo.drawn(0) * settings.intensity
             page = photo.page(0)
-            spread = measure_spread(page, chroma, longest=MEASURED_EDGE).numpy()
-            facts["uncertainty"] = round(float(spread.mean()), 3)
-            image = draw_map(spread, (page.photo.height, page.photo.width), variants=settings.variants)
+            fit = self.pipe.config.uncertainty_fit
+            stated = measure_uncertainty(page, chroma, fit=fit, longest=MEASURED_EDGE).numpy()
+            facts["uncertainty"] = round(float(stated.mean()), 3)
+            image = draw_map(stated, (page.photo.height, page.photo.width), variants=settings.variants)
             yield Result(files[-1], image, {"seeds": photo.seeds, **facts})
         for number, (copy, target) in enumerate(zip(copies, files, strict=False), start=1):
             variant = {"base_seed": copy.base_seed, "variant": number} if settings.variants > 1 else {}

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-SCALE_TOP = 25.0  # ΔE*ab of the brightest colour: one scale for all photos, so that maps can be compared
-_TICKS = (0, 5, 10, 15, 20, 25)
+SCALE_TOP = 40.0  # ΔE*ab of the brightest colour: one scale for all photos, so that maps can be compared
+_TICKS = (0, 10, 20, 30, 40)
 # matplotlib's viridis (CC0) at 17 places: even in lightness, also for the colour-blind
 _VIRIDIS = bytes.fromhex(
     "440154 48186a 472d7b 424086 3b528b 33638d 2c728e 26828e 21918c "
@@ -21,22 +21,22 @@ _LEGEND_WIDTH = 420  # pixels that the legend needs at its smallest
 T = TypeVar("T")
 
 
-def draw_map(spread: np.ndarray, size: tuple[int, int], *, variants: int) -> Image.Image:
-    """A spread as colours, with a colour bar and legend below: a palette picture.
+def draw_map(uncertainty: np.ndarray, size: tuple[int, int], *, variants: int) -> Image.Image:
+    """Uncertainty as colours, with a colour bar and legend below: a palette picture.
 
     Args:
-        spread: ΔE*ab ``[h, w]``.
+        uncertainty: ΔE*ab ``[h, w]``.
         size: height and width of the photo; the map's upper left part has this size and lies on it pixel by pixel.
         variants: how many colourings it was measured on.
     """
     height, width = size
-    indices = (spread / SCALE_TOP).clip(0, 1) * (_COLORS - 1)
-    rows, columns = (math.ceil(edge / small) for edge, small in zip(size, spread.shape, strict=True))
+    indices = (uncertainty / SCALE_TOP).clip(0, 1) * (_COLORS - 1)
+    rows, columns = (math.ceil(edge / small) for edge, small in zip(size, uncertainty.shape, strict=True))
     enlarged = Image.fromarray(indices.round().astype(np.uint8)).resize(
-        (spread.shape[1] * columns, spread.shape[0] * rows), Image.Resampling.BILINEAR
+        (uncertainty.shape[1] * columns, uncertainty.shape[0] * rows), Image.Resampling.BILINEAR
     )
     whole = np.asarray(enlarged)[:height, :width]
-    legend = _draw_legend(max(width, _LEGEND_WIDTH), mean=float(spread.mean()), variants=variants)
+    legend = _draw_legend(max(width, _LEGEND_WIDTH), mean=float(uncertainty.mean()), variants=variants)
     canvas = np.full((height + len(legend), legend.shape[1]), 255, np.uint8)  # the palette ends with white
     canvas[:height, :width], canvas[height:] = whole, legend
     image = Image.fromarray(canvas)
@@ -59,7 +59,7 @@ def _draw_legend(width: int, *, mean: float, variants: int) -> np.ndarray:
     font = ImageFont.load_default(size)
     margin, bar = size, 2 * size
     # Pillow's own font has no capital delta
-    words = f"Uncertainty: how far {variants} variants differ, Delta E*ab (standard deviation). Mean: {mean:.1f}"
+    words = f"Uncertainty by {variants} variants: how far off the colour may be, Delta E*ab. Mean: {mean:.1f}"
     while font.getlength(words) > width - 2 * margin and size > 6:
         size -= 1
         font = ImageFont.load_default(size)

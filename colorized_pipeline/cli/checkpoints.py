@@ -119,6 +119,10 @@ def package(
     default_guidance: Annotated[
         float | None, typer.Option(min=0.0, max=20.0, help="Guidance scale of a call that doesn't say.")
     ] = None,
+    uncertainty_fit: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="Floor and factor of the stated uncertainty, as colorized evaluate finds them."),
+    ] = None,
 ) -> None:
     """Put a trained pipeline into the package: half precision, small enough, checked to paint the same."""
     from .. import DEFAULT_CHECKPOINT
@@ -127,7 +131,11 @@ def package(
 
     quieten_libraries()
     target = output or DEFAULT_CHECKPOINT
-    options = {"default_steps": default_steps, "default_guidance": default_guidance}
+    options = {
+        "default_steps": default_steps,
+        "default_guidance": default_guidance,
+        "uncertainty_fit": uncertainty_fit,
+    }
     changes = {name: value for name, value in options.items() if value is not None}
     made = package_checkpoint(checkpoint, target, **changes)
     show(f"{target}: {made['bytes'] / 1e6:.1f} MB; mean difference to full precision {made['difference']:.2f} of 255")

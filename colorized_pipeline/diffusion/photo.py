@@ -36,7 +36,7 @@ from .reading import (
     to_gray,
     to_rgb,
 )
-from .variants import spread
+from .variants import spread, state_uncertainty
 
 _ENCODER_PIXELS = 2**19
 _LONGEST_OVER_WORKING_SIZE = 16  # a strip that is longer than this is scaled down to it and padded
@@ -345,18 +345,28 @@ def seen_chroma(prepared: PreparedPhoto, chroma: torch.Tensor) -> torch.Tensor:
     return chroma[..., : math.ceil(rows - 1e-6), : math.ceil(columns - 1e-6)]
 
 
-def measure_spread(prepared: PreparedPhoto, chroma: torch.Tensor, *, longest: int | None = None) -> torch.Tensor:
-    """How far the colourings ``[N, 2, h, w]`` of a photo differ as they are shown: ``[H, W]`` in ΔE*ab.
+def measure_uncertainty(
+    prepared: PreparedPhoto,
+    chroma: torch.Tensor,
+    *,
+    fit: Sequence[float] | None,
+    longest: int | None = None,
+) -> torch.Tensor:
+    """How far off the true colours may be, judged by a photo's colourings ``[N, 2, h, w]``: ``[H, W]`` in ΔE*ab.
 
     Colours that sRGB lacks are shown with less chroma, so the deepest shadows and the lights differ little. See
-    :func:`spread`.
+    :func:`spread` and :func:`state_uncertainty`.
 
     Args:
+        fit: the checkpoint's ``config.uncertainty_fit``.
         longest: a photo of more pixels along its longer edge is measured in small, see :func:`shrink_photo`.
     """
     shown = shrink_photo(prepared, longest=longest) if longest else prepared
-    strips = zip(*(compose(shown, one) for one in chroma), strict=True)
-    return torch.cat([spread(torch.stack([rgb_to_lab(rgb)[1:] for rgb in strip])) for strip in strips])
+    stated = []
+    for strip in zip(*(compose(shown, one) for one in chroma), strict=True):
+        lab = torch.stack([rgb_to_lab(rgb) for rgb in strip])  # [N, 3, rows, W]
+        stated.append(state_uncertainty(spread(lab[:, 1:]), lab[:, 0].mean(dim=0), fit))
+    return torch.cat(stated)
 
 
 def show_small(prepared: PreparedPhoto, chroma: torch.Tensor | None, *, longest: int) -> torch.Tensor:

@@ -32,7 +32,7 @@ from .photo import (
     compose,
     encode_lightness,
     list_photos,
-    measure_spread,
+    measure_uncertainty,
     prepare_photo,
     read_colors,
     read_photo,
@@ -99,8 +99,9 @@ class ColorizationPipelineOutput(BaseOutput):
         seeds: of each input the seed of each variant, in the same order: with
             ``generator=[torch.Generator().manual_seed(seed)]`` a call for that photo alone gives that variant (to 6
             digits: a network's last digits depend on the batch). ``None`` if one was drawn.
-        uncertainty: of each input a map ``[H, W]`` of how far its variants differ, float32, in ΔE*ab: see
-            :func:`spread`; tensors for ``"pt"``, else arrays. ``None`` if not asked for.
+        uncertainty: of each input a map ``[H, W]`` of how far off the true colours may be, judged by its variants,
+            float32, in ΔE*ab: see :func:`state_uncertainty`; tensors for ``"pt"``, else arrays. ``None`` if not
+            asked for.
     """
 
     images: list[Any]
@@ -125,6 +126,7 @@ class ColorizationPipeline(DiffusionPipeline):
         default_steps: number of denoising steps when a call doesn't say.
         default_guidance: guidance scale when a call doesn't say. Above 1 it needs a UNet that was trained with
             condition dropout.
+        uncertainty_fit: what differences of variants say about the truth, see :func:`state_uncertainty`.
         encoder_layers, encoder_mean, encoder_std, encoder_scale: see :func:`encode_lightness`.
         objective: ``"diffusion"``, or ``"regression"`` for a UNet trained to predict mean chroma in one pass (a
             baseline; steps and scheduler then mean nothing).
@@ -154,6 +156,7 @@ class ColorizationPipeline(DiffusionPipeline):
         encoder_std: float = 128 / 255,
         encoder_scale: int = 1,
         objective: str = "diffusion",
+        uncertainty_fit: list[float] | tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
         if objective not in ("diffusion", "regression"):
@@ -177,6 +180,7 @@ class ColorizationPipeline(DiffusionPipeline):
             encoder_std=encoder_std,
             encoder_scale=encoder_scale,
             objective=objective,
+            uncertainty_fit=None if uncertainty_fit is None else list(uncertainty_fit),
         )
 
     @torch.no_grad()
@@ -222,7 +226,7 @@ class ColorizationPipeline(DiffusionPipeline):
             num_variants: different colourings of each photo. Default: 1, or 8 where they are compared.
             consensus: what ``images`` holds of several variants: ``"medoid"``, the most typical of them (so it is
                 without this argument), or ``"mean"``: nearest to the truth on average, paler than any one of them.
-            return_uncertainty: also a map of how far the variants differ.
+            return_uncertainty: also a map of how far off the colours may be, judged by the variants.
             borders: plain borders, such as a mount, are found and stay grey.
             callback_on_step_end: called as ``callback(pipe, step, timestep, tensors)`` after each denoising step of
                 each batch; what its dict returns replaces the tensors.
@@ -265,8 +269,8 @@ class ColorizationPipeline(DiffusionPipeline):
             images.append(shown[0])
             pictures.append(shown[-variants:])
             if return_uncertainty:
-                spread = measure_spread(photo, drawn * intensity)  # [H, W]
-                maps.append(spread if output_type == "pt" else spread.numpy())
+                stated = measure_uncertainty(photo, drawn * intensity, fit=self.config.uncertainty_fit)  # [H, W]
+                maps.append(stated if output_type == "pt" else stated.numpy())
         output = ColorizationPipelineOutput(images, pictures if seeds else None, seeds, maps or None)
         return output if return_dict else output.to_tuple()
 
@@ -497,6 +501,8 @@ class ColorizationPipeline(DiffusionPipeline):
             for name, value in sorted(part.state_dict().items()) if part is not None else ():
                 weights.update(name.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
         left_out = {"default_steps", "default_guidance", "working_size", "unet", "scheduler", "image_encoder"}
+        if self.config.uncertainty_fit is None:
+            left_out.add("uncertainty_fit")
         configs = [
             {name: value for name, value in one.items() if not name.startswith("_") and name not in left_out}
             for one in (self.config, self.unet.config, self.scheduler.config)

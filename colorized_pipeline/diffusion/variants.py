@@ -5,6 +5,7 @@ lightness: the distance between two points (a*, b*).
 """
 
 import operator
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,6 +36,30 @@ def spread(chroma: "torch.Tensor") -> "torch.Tensor":
     if len(chroma) < 2:
         raise ValueError(f"chroma holds {len(chroma)} colouring; a spread needs at least 2")
     return chroma.var(dim=0, correction=1).sum(dim=0).sqrt()
+
+
+def state_uncertainty(
+    spread: "torch.Tensor", lightness: "torch.Tensor", fit: Sequence[float] | None = None
+) -> "torch.Tensor":
+    """How far off the true colour may be where colourings differ by ``spread`` ``[...]``: a standard deviation, ΔE*ab.
+
+    The network is surer of itself than it is right, and where its colourings agree they can all be wrong. So the
+    variance is ``floor * 4 L* (100 - L*) / 100² + factor * spread²``: black and white have no colour to be wrong in.
+
+    Args:
+        lightness: L* ``[...]``.
+        fit: (floor, factor), found on photos whose colours are known, see
+            ``colorized_pipeline.evaluation.calibration.fit_uncertainty``. Without it the spread is stated as it is.
+    """
+    if fit is None:
+        return spread
+    floor, factor = fit
+    return (floor * room_for_color(lightness) + factor * spread.square()).sqrt()
+
+
+def room_for_color(lightness: "torch.Tensor") -> "torch.Tensor":
+    """0 at L* 0 and 100, where sRGB has no colours but black and white, 1 at L* 50: a parabola."""
+    return 4 * lightness.clamp(0, 100) * (100 - lightness.clamp(0, 100)) / 100**2
 
 
 def count_variants(num_variants: int | None, *, consensus: str | None, uncertainty: bool) -> int:

@@ -18,8 +18,9 @@ from .._version import __version__
 from ..batch.sheets import in_rows, paint_sheet
 from ..diffusion.color import L_MAX, downsample_chroma, fit_gamut, lab_to_rgb, lightness_to_gray, rgb_to_lab
 from ..diffusion.pipeline import ColorizationPipeline, ColorizationPipelineOutput
+from ..diffusion.variants import spread
 from .bound import NoiseSchedule, VariationalBound, mean_and_error, variational_bound
-from .calibration import overconfidence, rank_correlation, within_photos
+from .calibration import fit_uncertainty, overconfidence, rank_correlation, within_photos
 from .colors import delta_e, diversity, edge_error, gray_baseline, grid_oracle, in_batches
 from .distances import inception_fid
 from .measures import Comparison, Figures, Shown
@@ -324,13 +325,18 @@ def variant_figures(model: Model, truth: torch.Tensor, *, variants: int, seed: i
     errors = torch.stack([delta_e(lab, truth) for lab in labs.unbind(1)])  # [V, N]
     mean = fit_gamut(labs.mean(dim=1))
     squared = (mean - truth)[:, 1:].square().sum(1)  # [N, H, W]
-    places = downsample_chroma(torch.stack((stated.square(), squared), dim=1), CALIBRATION_CELL)
+    spreads = torch.stack([spread(one) for one in labs[:, :, 1:]])
+    maps = torch.stack((stated.square(), squared, spreads.square(), truth[:, 0]), dim=1)
+    places = downsample_chroma(maps, CALIBRATION_CELL)
     place_stated, place_squared = places[:, 0].sqrt(), places[:, 1]
+    floor, factor = fit_uncertainty(places[:, 2].sqrt(), places[:, 3], place_squared, variants=variants)
     return {
         "delta_e": errors.mean().item(),
         "delta_e_best": errors.min(0).values.mean().item(),
         "diversity": diversity(labs.movedim(1, 0)).mean().item(),
         "uncertainty": stated.mean().item(),
+        "uncertainty_floor": floor,
+        "uncertainty_factor": factor,
         "overconfidence": overconfidence(place_stated, place_squared, variants=variants),
         "rank_photos": rank_correlation(stated.mean((1, 2)), squared.sqrt().mean((1, 2))),
         "rank_places": rank_correlation(place_stated.flatten(), place_squared.flatten()),

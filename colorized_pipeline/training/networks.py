@@ -104,7 +104,9 @@ def _set_up_checkpoint(pipe: ColorizationPipeline, options: Options) -> None:
     scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     scheduler.register_to_config(clip_sample_range=_MAX_CHROMA / pipe.config.chroma_scale)
     pipe.register_modules(scheduler=scheduler)
-    pipe.register_to_config(encoder_scale=options.model.encoder_scale, objective=objective.objective)
+    pipe.register_to_config(
+        encoder_scale=options.model.encoder_scale, objective=objective.objective, uncertainty_fit=None
+    )
     if objective.last_stage_steps:
         pipe.register_to_config(default_steps=objective.last_stage_steps, default_guidance=1.0)
     if objective.objective == "diffusion" and pipe.config.default_guidance != 1 and not objective.condition_dropout:
