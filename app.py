@@ -10,11 +10,11 @@ A Space needs this header at the top of its README.md:
 """
 
 from colorized_pipeline import load_default
-from colorized_pipeline.app import build_page, serve
+from colorized_pipeline.app import build_page, launch
 from colorized_pipeline.options import PageLimits
 
 limits = PageLimits(max_megapixels=25, max_file_mb=40, max_photos=10)
 demo = build_page(load_default(), limits)
 
 if __name__ == "__main__":
-    serve(demo, limits)
+    launch(demo, limits)

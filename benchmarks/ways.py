@@ -26,7 +26,7 @@ from PIL import Image
 from rounds import Spread, ratios, save, time_rounds
 
 from colorized_pipeline import DEFAULT_CHECKPOINT, EXAMPLES, ColorizationPipeline, load_pipeline
-from colorized_pipeline.app import build_page, serve
+from colorized_pipeline.app import build_page, launch
 from colorized_pipeline.archive.files import Job
 from colorized_pipeline.batch.overlap import Batch
 from colorized_pipeline.batch.settings import build_settings
@@ -152,7 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
     limits = PageLimits()
     page = build_page(pipe, limits)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        url = serve(page, limits, server_port=None, prevent_thread_lock=True)
+        url = launch(page, limits, server_port=None, prevent_thread_lock=True)
         candidates = collect(pipe, args.checkpoint, url, Path(folder), args.many, args.megapixels, shares)
         taken = time_rounds(candidates, rounds=args.rounds, clock=processor_time)
         page.close()

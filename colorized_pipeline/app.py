@@ -7,6 +7,7 @@ import base64
 import contextvars
 import html
 import io
+import itertools
 import json
 import secrets
 import tempfile
@@ -22,8 +23,7 @@ import torch
 from PIL import Image, ImageOps
 
 from . import EXAMPLES, ColorizationPipeline
-from .archive.files import PHOTO_SUFFIXES, result_suffix
-from .archive.files import Job as PhotoJob
+from .archive.files import PHOTO_SUFFIXES, Job, result_suffix
 from .archive.scans import check_all_pages, open_scan, to_8_bits
 from .batch.overlap import Batch, explain, one_thread, without_folders
 from .batch.photos import OpenPhoto, draw_rows, open_photo
@@ -62,7 +62,7 @@ class Arrival:
 
 
 @dataclass
-class Job:
+class PageResult:
     """A visitor's results of one photo; the folder is deleted with the object."""
 
     folder: tempfile.TemporaryDirectory[str]
@@ -72,7 +72,7 @@ class Job:
 
 
 def build_page(pipe: ColorizationPipeline, limits: PageLimits) -> gr.Blocks:
-    """The page around a loaded pipeline, ready for :func:`serve`."""
+    """The page around a loaded pipeline, ready for :func:`launch`."""
     worker = Worker(pipe, limits)
     with gr.Blocks(
         title="COLORIZED", analytics_enabled=False, delete_cache=(_SECONDS_KEPT // 6, _SECONDS_KEPT)
@@ -85,7 +85,7 @@ def build_page(pipe: ColorizationPipeline, limits: PageLimits) -> gr.Blocks:
     return page.queue(max_size=limits.queue, default_concurrency_limit=1, api_open=False)
 
 
-def serve(page: gr.Blocks, limits: PageLimits, **options: Any) -> str:
+def launch(page: gr.Blocks, limits: PageLimits, **options: Any) -> str:
     """Launch with nothing fetched from outside and nothing recorded; returns the page's address.
 
     ``options`` are ``launch``'s. Raises ``OSError`` if the port is taken.
@@ -131,7 +131,7 @@ def _theme() -> gr.themes.Base:
 
 
 def _build_photo_tab(worker: "Worker") -> None:
-    arrival, guide, job = (gr.State(time_to_live=_SECONDS_KEPT) for _ in range(3))
+    arrival, guide, made = (gr.State(time_to_live=_SECONDS_KEPT) for _ in range(3))
     with gr.Row(elem_classes=["work"]):
         with gr.Column(min_width=0):
             photo = _build_upload("photo", "# Drop a photo here\nor press to choose one", height=320)
@@ -196,13 +196,13 @@ def _build_photo_tab(worker: "Worker") -> None:
     start.click(
         worker.colorize,
         [photo, arrival, painting, reference, guide, *settings, variants],
-        [job, status, result, compared, gallery, download, uncertainty, why, spread],
+        [made, status, result, compared, gallery, download, uncertainty, why, spread],
         concurrency_id="worker",
         concurrency_limit=1,
         api_visibility="private",
         show_progress_on=[photo],
     )
-    gallery.select(worker.choose, job, [compared, download], queue=False, **quiet)
+    gallery.select(worker.choose, made, [compared, download], queue=False, **quiet)
 
 
 def _build_batch_tab(worker: "Worker", limits: PageLimits) -> None:
@@ -323,8 +323,8 @@ class Worker:
     ) -> Iterator[tuple[Any, ...]]:
         """One variant after the other, each shown as soon as it is there; seeds count up from ``seed``.
 
-        Gives the job, a line on how far it is, and the parts of the result. With the last of several variants comes
-        the map of where they differ.
+        Gives what is made, a line on how far it is, and the parts of the result. With the last of several variants
+        comes the map of where they differ.
         """
         if shown is None:
             raise _message("Give a photo first: drop it on the field, choose a file or paste it.")
@@ -336,16 +336,14 @@ class Worker:
             hints = self._read_painting(painting, photo)
             wishes = {"variants": int(variants), "hints": hints, "reference": guiding}
             settings = self._settings(steps, seed, intensity, alone=True, **wishes)
-            asked = PhotoJob(photo, Path(folder.name) / _result_name(photo), Path(photo.name))
+            asked = Job(photo, Path(folder.name) / _result_name(photo), Path(photo.name))
             opened = open_photo(self.pipe, asked, settings, read_palette=self._read_palette)
             writer, page = Writer(self.pipe, settings), opened.page(0)
-            job = Job(folder, before=_preview(page, None), files=[], previews=[])
+            made = PageResult(folder, before=_preview(page, None), files=[], previews=[])
             for number in range(settings.variants):
-                desc = f"variant {number + 1} of {settings.variants}"
                 rows = range(number, len(opened.seeds), settings.variants)
-                bar = _StepBar(
-                    progress, steps=settings.steps * len(rows), number=number, jobs=settings.variants, desc=desc
-                )
+                steps_ahead = settings.steps * len(rows)
+                bar = _step_bar(progress, steps=steps_ahead, number=number, variants=settings.variants)
                 with one_thread():
                     for row in rows:
                         (opened.chroma[row],) = draw_rows(self.pipe, settings, [(opened, row)], on_step=bar)
@@ -353,20 +351,19 @@ class Worker:
                 target = target.with_name(f"{target.stem}-colour-{settings.seed + number}{target.suffix}")
                 copy = writer.variant(opened, number)
                 writer.write_copy(opened, copy, target)
-                job.files.append(target)
-                job.previews.append(_preview(page, copy.chroma[0] * intensity))
-                known = list(zip(job.previews, map(_title, range(number + 1)), strict=True))
-                first = () if number else (_compare(job, 0), gr.Gallery(known, selected_index=0), _download(job, 0))
+                made.files.append(target)
+                made.previews.append(_preview(page, copy.chroma[0] * intensity))
+                known = list(zip(made.previews, map(_title, range(number + 1)), strict=True))
+                if number:  # what the visitor has chosen meanwhile stays
+                    parts = (gr.skip(), gr.Gallery(known), gr.skip())
+                else:
+                    parts = (_compare(made, 0), gr.Gallery(known, selected_index=0), _download(made, 0))
                 last = number + 1 == settings.variants
-                yield (
-                    job,
-                    _status(
-                        _ready(photo, number + 1) if last else f"{_title(number)} of {settings.variants} is ready."
-                    ),
-                    gr.Column(visible=True),
-                    *(first or (gr.skip(), gr.Gallery(known), gr.skip())),
-                    *(_why(opened, writer) if last and number else (gr.Accordion(visible=False), "", None)),
-                )
+                why = _why(opened, writer) if last and number else (gr.Accordion(visible=False), "", None)
+                told = f"{_title(number)} of {settings.variants} is ready."
+                if last:
+                    told = f"{photo.name}: {f'{number + 1} variants are' if number else 'the result is'} ready."
+                yield made, _status(told), gr.Column(visible=True), *parts, *why
 
     def _guiding(self, reference: str | None, guide: Arrival | None) -> Path | None:
         """The reference photo, if there is one; its palette is read."""
@@ -377,11 +374,11 @@ class Worker:
             self._read_palette(photo)
         return photo
 
-    def choose(self, job: Job | None, event: gr.SelectData) -> tuple[Any, Any]:
+    def choose(self, made: PageResult | None, event: gr.SelectData) -> tuple[Any, Any]:
         """The variant that was clicked, into the slider and under the download button."""
-        if job is None or not 0 <= event.index < len(job.files):
+        if made is None or not 0 <= event.index < len(made.files):
             return gr.skip(), gr.skip()
-        return _compare(job, event.index), _download(job, event.index)
+        return _compare(made, event.index), _download(made, event.index)
 
     def colorize_all(
         self,
@@ -400,7 +397,7 @@ class Worker:
         archive, failures, names = Path(folder.name) / "colorized.zip", [], set[str]()
         photos = [Path(path) for path in paths]
         copies = [
-            PhotoJob(photo, Path(folder.name) / _free_name(photo, names), Path(photo.name), self._refusal(photo))
+            Job(photo, Path(folder.name) / _free_name(photo, names), Path(photo.name), self._refusal(photo))
             for photo in photos
         ]
         batch = Batch(self.pipe, self._settings(steps, seed, intensity))
@@ -487,19 +484,15 @@ class Worker:
         return self.pipe.read_palette(photo)
 
 
-class _StepBar:
-    """Called after each denoising step, from whatever thread: moves the page's bar, of which a job is one part."""
+def _step_bar(progress: gr.Progress, *, steps: int, number: int, variants: int) -> Callable[[], None]:
+    """What is called after each step of a variant, from whatever thread: moves the page's bar through its part."""
+    context, done = contextvars.copy_context(), itertools.count(1)  # gradio finds the visitor in the context
 
-    def __init__(self, progress: gr.Progress, *, steps: int, number: int, jobs: int, desc: str) -> None:
-        self.progress, self.steps, self.number, self.jobs, self.desc = progress, steps, number, jobs, desc
-        self.done = 0
-        self.context = contextvars.copy_context()  # gradio finds the visitor there
-        self.progress(number / jobs, desc=desc)
+    def show(fraction: float) -> None:
+        progress((number + fraction) / variants, desc=f"variant {number + 1} of {variants}")
 
-    def __call__(self) -> None:
-        self.done += 1
-        fraction = min(1.0, self.done / self.steps)
-        self.context.run(self.progress, (self.number + fraction) / self.jobs, desc=self.desc)
+    show(0.0)
+    return lambda: context.run(show, min(1.0, next(done) / steps))
 
 
 @contextmanager
@@ -535,12 +528,12 @@ def _why(photo: OpenPhoto, writer: Writer) -> tuple[Any, str, Image.Image]:
     return gr.Accordion(open=False, visible=True), _WHY.format(count=photo.variants, typical=typical), image
 
 
-def _compare(job: Job, index: int) -> str:
+def _compare(made: PageResult, index: int) -> str:
     """A variant beside its grey photo, divided where the slider over them says: app.js, app.css."""
-    title, (width, height) = _title(index), job.before.size
+    title, (width, height) = _title(index), made.before.size
     return f"""<figure class="compare" style="--shape: {width / height:.4f}">
-        <div><img src="{_data_url(job.previews[index])}" alt="{title}, in colour">
-        <img class="before" src="{_data_url(job.before)}" alt="The photo in grey">
+        <div><img src="{_data_url(made.previews[index])}" alt="{title}, in colour">
+        <img class="before" src="{_data_url(made.before)}" alt="The photo in grey">
         <input type="range" min="0" max="100" value="50" aria-label="How much is shown in grey"></div>
         <figcaption><span>Grey</span><button class="whole">Full screen</button><span>{title}</span></figcaption>
         </figure>"""
@@ -557,16 +550,12 @@ def _status(text: str) -> str:
     return f'<p role="status">{html.escape(text)}</p>'
 
 
-def _ready(photo: Path, variants: int) -> str:
-    return f"{photo.name}: {f'{variants} variants are' if variants > 1 else 'the result is'} ready."
-
-
 def _title(index: int) -> str:
     return f"Variant {index + 1}"
 
 
-def _download(job: Job, index: int) -> Any:
-    return gr.DownloadButton(f"Download {_title(index).lower()} at full size", value=str(job.files[index]))
+def _download(made: PageResult, index: int) -> Any:
+    return gr.DownloadButton(f"Download {_title(index).lower()} at full size", value=str(made.files[index]))
 
 
 def _result_name(photo: Path) -> str:

@@ -33,11 +33,10 @@ from pydantic import BaseModel, Field, create_model
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ._version import __version__
-from .archive.files import PHOTO_SUFFIXES, Found, output_format, plan_jobs, suffix_for
-from .archive.files import Job as PhotoJob
+from .archive.files import PHOTO_SUFFIXES, Found, Job, output_format, plan_jobs, suffix_for
 from .archive.scans import check_all_pages
 from .batch.overlap import Batch, Outcome, available_cores, explain, without_folders
-from .batch.settings import build_settings
+from .batch.settings import Settings, build_settings
 from .diffusion.hints import parse_hint
 from .diffusion.pipeline import ColorizationPipeline
 from .diffusion.reading import TooLargeError
@@ -92,12 +91,12 @@ class ManyPhotos(RequestOptions):
 
 
 @dataclass
-class Job:
+class ServerJob:
     """Photos that came together. Its folder goes with it."""
 
     folder: tempfile.TemporaryDirectory[str]
-    photos: list[PhotoJob]
-    settings: Any
+    photos: list[Job]
+    settings: Settings
     outcomes: list[tuple[int, Outcome]] = field(default_factory=list)  # with the status of HTTP
     steps: int = 0  # of the photo that is being drawn
     stop: threading.Event = field(default_factory=threading.Event)
@@ -105,7 +104,7 @@ class Job:
     number: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     task: "asyncio.Task[None] | None" = None
 
-    def results(self, photo: PhotoJob) -> list[Path]:
+    def results(self, photo: Job) -> list[Path]:
         """The files that came of a photo, by now."""
         return [file for file in self.settings.files(photo.target) if file.is_file()]
 
@@ -136,11 +135,11 @@ class Service:
     def __init__(self, pipe: ColorizationPipeline, limits: ServerLimits) -> None:
         self.pipe, self.limits, self.checkpoint = pipe, limits, pipe.digest()
         self.in_flight = 0  # requests with photos, now
-        self.jobs: dict[str, Job] = {}
+        self.jobs: dict[str, ServerJob] = {}
         workers = available_cores() if pipe.device.type == "cpu" else 1
         self.pool = ThreadPoolExecutor(workers, "colorize")
 
-    async def take(self, uploads: list[UploadFile], options: RequestOptions) -> Job:
+    async def take(self, uploads: list[UploadFile], options: RequestOptions) -> ServerJob:
         """A job of photos as they came. Raises ``HTTPException`` for what can't be done."""
         folder = tempfile.TemporaryDirectory(prefix="colorized-serve-")
         try:
@@ -150,7 +149,7 @@ class Service:
 
     def _take(
         self, folder: tempfile.TemporaryDirectory[str], uploads: list[UploadFile], options: RequestOptions
-    ) -> Job:
+    ) -> ServerJob:
         root = Path(folder.name)
         photos = [_save(upload, root / "in" / str(number)) for number, upload in enumerate(uploads, start=1)]
         reference = _save(options.reference, root / "reference") if options.reference else None
@@ -181,9 +180,9 @@ class Service:
         if reference:
             check_all_pages(reference, self.limits.max_megapixels, pages="first")
             self.pipe.read_palette(reference)
-        return Job(folder, jobs, settings)
+        return ServerJob(folder, jobs, settings)
 
-    async def work(self, job: Job) -> None:
+    async def work(self, job: ServerJob) -> None:
         """Colorize a job's photos, one after the other: each waits among all that wait."""
         for photo in job.photos:
             if not job.stop.is_set():
@@ -191,7 +190,7 @@ class Service:
                 job.outcomes.append(outcome)
                 job.steps = 0
 
-    def _colorize(self, job: Job, photo: PhotoJob) -> tuple[int, Outcome]:
+    def _colorize(self, job: ServerJob, photo: Job) -> tuple[int, Outcome]:
         deadline = time.monotonic() + self.limits.max_seconds
 
         def on_step() -> None:
@@ -213,14 +212,14 @@ class Service:
         notes = [without_folders(note, photo.source.parent) for note in outcome.notes]
         return status, replace(outcome, message=message, notes=notes)
 
-    def keep(self, job: Job) -> None:
+    def keep(self, job: ServerJob) -> None:
         """Work on a job while its sender is away."""
         self.jobs[job.number] = job
         job.task = asyncio.create_task(self.work(job))
         later = asyncio.get_running_loop().call_later
         job.task.add_done_callback(lambda _: later(self.limits.kept, self.forget, job))
 
-    def forget(self, job: Job) -> None:
+    def forget(self, job: ServerJob) -> None:
         """Stop a job, and delete its files when nobody works on them."""
         self.jobs.pop(job.number, None)
         job.stop.set()
@@ -329,7 +328,7 @@ def _add_photos(server: FastAPI, service: Service) -> None:
 
 
 def _add_jobs(server: FastAPI, service: Service) -> None:
-    def find(number: str) -> Job:
+    def find(number: str) -> ServerJob:
         if number not in service.jobs:
             raise HTTPException(404, f"{number}: no such job; it was deleted, or finished long ago")
         return service.jobs[number]
@@ -505,7 +504,7 @@ def _save(upload: UploadFile, folder: Path) -> Path:
     return file if suffix.lower() in PHOTO_SUFFIXES else file.rename(file.with_suffix(suffix_for(file)))
 
 
-async def _send_zip(job: Job, name: str) -> Response:
+async def _send_zip(job: ServerJob, name: str) -> Response:
     def pack() -> IO[bytes]:
         stream = tempfile.TemporaryFile()
         with zipfile.ZipFile(stream, "w") as archive:  # stored: pictures are small already

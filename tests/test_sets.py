@@ -231,7 +231,7 @@ def test_photos_that_show_the_same_are_found(tmp_path: Path) -> None:
     from colorized_pipeline import load_default
 
     look = look_at(load_default(), max_megapixels=100, borders=True, working_size=None)
-    tied = {one.source.name: one.anchor and one.anchor.source.name for one in tie_alike(jobs, look)}
+    tied = {one.source.name: one.leader and one.leader.source.name for one in tie_alike(jobs, look)}
     assert tied == {"a.png": None, "b.png": "a.png", "c.png": None, "d.png": "a.png", "e.png": None}
     seen = [look(one) for one in jobs[:3]]
     assert likeness(seen[0], seen[0]) == pytest.approx(1, abs=1e-4)
@@ -241,7 +241,7 @@ def test_photos_that_show_the_same_are_found(tmp_path: Path) -> None:
 def test_known_colours_lead_a_folder(box: Path) -> None:
     (box / "18.colours.json").write_text(write_sidecar("18.png", [BRICK]))
     tied = tie_folders(add_known_colors([job(box / f"{number}.png") for number in (17, 18, 19)]))
-    assert [one.anchor and one.anchor.source.name for one in tied] == ["18.png", None, "18.png"]
+    assert [one.leader and one.leader.source.name for one in tied] == ["18.png", None, "18.png"]
 
 
 @pytest.mark.parametrize("encoder", [False, True])

@@ -63,7 +63,7 @@ class Job:
         name: the photo's path inside the folder it was found in.
         refusal: why it can't be done, if planning already knows.
         known: colours that are known, the later ones counting where they overlap.
-        anchor: another photo, whose colours this one gets where it shows the same.
+        leader: another photo, whose colours this one gets where it shows the same.
         origin: what its label says of where it comes from, such as ``{"SourceCanvas": "https://..."}``.
     """
 
@@ -72,7 +72,7 @@ class Job:
     name: Path
     refusal: str = ""
     known: tuple[KnownColor, ...] = ()
-    anchor: "Job | None" = None
+    leader: "Job | None" = None
     origin: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 

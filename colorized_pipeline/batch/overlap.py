@@ -27,7 +27,7 @@ from .photos import OpenPhoto, draw_rows, open_photo
 from .results import Writer
 from .settings import Settings
 
-_ANCHORS_KEPT = 32
+_LEADERS_KEPT = 32
 _OPEN_PIXELS = 4e8  # decoded at one time, unless a single photo is larger
 
 
@@ -85,8 +85,8 @@ class Batch:
         if settings.reference:
             self._read_palette(settings.reference)  # a bad one is an error of the run, not of each photo
         self._thread = threading.local()
-        self._anchors: dict[Path, Future[OpenPhoto]] = {}
-        self._anchors_lock = threading.Lock()
+        self._leaders: dict[Path, Future[OpenPhoto]] = {}
+        self._leaders_lock = threading.Lock()
         self._tasks: dict[Future, Callable[[Future], list[Outcome]]] = {}
         self._waiting: dict[Hashable, _Rows] = {}
         self._pixels: dict[int, float] = {}  # of every photo that is open, by its job's identity
@@ -196,23 +196,23 @@ class Batch:
             overwrite=self.overwrite,
             read_palette=self._read_palette,
         )
-        if job.anchor:
-            anchor = self._find_anchor(job.anchor).result()
+        if job.leader:
+            leader = self._find_leader(job.leader).result()
             for row in range(len(photo.seeds)):
                 page, variant = divmod(row, photo.variants)
-                photo.ties.append(self.pipe.tie(photo.pages[page], anchor.pages[0], anchor.chroma[variant]))
+                photo.ties.append(self.pipe.tie(photo.pages[page], leader.pages[0], leader.chroma[variant]))
         return photo
 
-    def _find_anchor(self, job: Job) -> "Future[OpenPhoto]":
+    def _find_leader(self, job: Job) -> "Future[OpenPhoto]":
         """A photo that others are tied to, with its first page drawn. Some stay in memory: groups come together."""
-        with self._anchors_lock:
-            if job.source not in self._anchors:
-                self._anchors[job.source] = self._networks.submit(self._draw_anchor, job)
-                while len(self._anchors) > _ANCHORS_KEPT:
-                    del self._anchors[next(iter(self._anchors))]
-            return self._anchors[job.source]
+        with self._leaders_lock:
+            if job.source not in self._leaders:
+                self._leaders[job.source] = self._networks.submit(self._draw_leader, job)
+                while len(self._leaders) > _LEADERS_KEPT:
+                    del self._leaders[next(iter(self._leaders))]
+            return self._leaders[job.source]
 
-    def _draw_anchor(self, job: Job) -> OpenPhoto:
+    def _draw_leader(self, job: Job) -> OpenPhoto:
         """Drawn for its colours alone, as it is when its own turn comes; nothing is written."""
         settings = replace(self.settings, pages="first", uncertainty=False)
         try:

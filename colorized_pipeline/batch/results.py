@@ -46,7 +46,7 @@ class Copy:
 
 
 @dataclass(frozen=True)
-class Result:
+class ResultFile:
     """A finished picture and the file that it goes into.
 
     Attributes:
@@ -89,7 +89,7 @@ class Writer:
 
     def write_copy(self, photo: OpenPhoto, copy: Copy, target: Path) -> None:
         """One colour copy alone."""
-        self._put(photo, Result(target, self._pages(photo, copy), {"seeds": copy.seeds}, is_copy=True))
+        self._put(photo, ResultFile(target, self._pages(photo, copy), {"seeds": copy.seeds}, is_copy=True))
 
     def choose_copies(self, photo: OpenPhoto) -> list[Copy]:
         """The copies to write: of several variants from the most typical outwards, or what they agree on."""
@@ -108,7 +108,7 @@ class Writer:
         chroma, seeds = [photo.chroma[row] for row in rows], [photo.seeds[row] for row in rows]
         return Copy(chroma, seeds, self.settings.seed + number)
 
-    def _results(self, photo: OpenPhoto) -> Iterator[Result]:
+    def _results(self, photo: OpenPhoto) -> Iterator[ResultFile]:
         """The map, the copies and the sheet of several; each is made when the one before it is written."""
         settings, facts = self.settings, dict[str, Any]()
         files = settings.files(photo.job.target)
@@ -120,10 +120,10 @@ class Writer:
             stated = measure_uncertainty(page, chroma, fit=fit, longest=MEASURED_EDGE).numpy()
             facts["uncertainty"] = round(float(stated.mean()), 3)
             image = draw_map(stated, (page.photo.height, page.photo.width), variants=settings.variants)
-            yield Result(files[-1], image, {"seeds": photo.seeds, **facts})
+            yield ResultFile(files[-1], image, {"seeds": photo.seeds, **facts})
         for number, (copy, target) in enumerate(zip(copies, files, strict=False), start=1):
             variant = {"base_seed": copy.base_seed, "variant": number} if settings.variants > 1 else {}
-            yield Result(target, self._pages(photo, copy), {"seeds": copy.seeds, **variant, **facts}, is_copy=True)
+            yield ResultFile(target, self._pages(photo, copy), {"seeds": copy.seeds, **variant, **facts}, is_copy=True)
         if len(copies) > 1:  # side by side, labelled as a copy is
             label = photo.describe(photo.seeds, base_seed=settings.seed)
             page = photo.page(0)
@@ -132,7 +132,7 @@ class Writer:
             captions = ["grey", *(f"{number}: seed {one.base_seed}" for number, one in enumerate(copies, start=1))]
             captions[1] += ", most typical"
             sheet = ColorPage.of(np.asarray(draw_variants(tiles, captions=captions)), build_xmp(label))
-            yield Result(files[len(copies)], [sheet], {"seeds": photo.seeds, **facts})
+            yield ResultFile(files[len(copies)], [sheet], {"seeds": photo.seeds, **facts})
 
     def _pages(self, photo: OpenPhoto, copy: Copy) -> Iterator[ColorPage]:
         """A copy's pages, one at a time."""
@@ -143,7 +143,7 @@ class Writer:
             strips = self.pipe.show(page, chroma, intensity=self.settings.intensity, deep=photo.deep)
             yield ColorPage(page.photo.height, page.photo.width, strips, metadata, metadata.label(label))
 
-    def _put(self, photo: OpenPhoto, result: Result) -> None:
+    def _put(self, photo: OpenPhoto, result: ResultFile) -> None:
         """Write a result into its file, and record it before the file gets its name."""
         source, signer = photo.job.source, self.signer if result.is_copy else None
         record = describe_source(source, photo.scan.sha256)

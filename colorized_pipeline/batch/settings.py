@@ -75,12 +75,12 @@ class Settings:
 
     def of(self, job: Job) -> "Settings":
         """These with what is known of one photo alone."""
-        if not job.known and job.anchor is None:
+        if not job.known and job.leader is None:
             return self
         reference = next((Path(str(one.place)) for one in job.known if one.is_reference), self.reference)
         known = tuple(one.described for one in job.known)
         tied_to = (
-            (job.anchor.source.name, hash_once(job.anchor.source), *self.of(job.anchor).known) if job.anchor else ()
+            (job.leader.source.name, hash_once(job.leader.source), *self.of(job.leader).known) if job.leader else ()
         )
         return replace(self, known=known, tied_to=tied_to, reference=reference)
 

@@ -49,7 +49,7 @@ def serve_page(
         os.environ["GRADIO_TEMP_DIR"] = folder
         with quick_start():
             try:
-                from ..app import build_page, serve
+                from ..app import build_page, launch
             except ImportError as error:
                 raise ImportError(f"{error}; the page needs: pip install 'colorized[app]'") from None
             from ..loading import load_pipeline, quieten_libraries
@@ -58,7 +58,7 @@ def serve_page(
             pipe = load_pipeline(checkpoint, device=device)
         page = build_page(pipe, limits)
         try:
-            url = serve(page, limits, server_name=host, server_port=port, inbrowser=browser, prevent_thread_lock=True)
+            url = launch(page, limits, server_name=host, server_port=port, inbrowser=browser, prevent_thread_lock=True)
         except OSError:
             raise _taken(host, port) from None
         typer.echo(f"COLORIZED is at {url} until you press Ctrl-C")

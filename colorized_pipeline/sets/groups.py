@@ -59,11 +59,11 @@ def _tie(jobs: Sequence[Job], group: Callable[[list[Job]], Iterable[tuple[Job, l
     for job in jobs:
         if not job.refusal:
             folders.setdefault(job.source.parent, []).append(job)
-    anchors: dict[Path, Job] = {}
+    leaders: dict[Path, Job] = {}
     for members in folders.values():
         members.sort(key=lambda job: not job.known)
-        anchors.update({one.source: anchor for anchor, rest in group(members) for one in rest})
-    return [replace(job, anchor=anchors.get(job.source)) for job in jobs]
+        leaders.update({one.source: leader for leader, rest in group(members) for one in rest})
+    return [replace(job, leader=leaders.get(job.source)) for job in jobs]
 
 
 def _lead(members: list[Job], look: Look) -> Iterable[tuple[Job, list[Job]]]:
