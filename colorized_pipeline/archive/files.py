@@ -391,13 +391,9 @@ def _explained(error: OSError, target: Path) -> OSError:
 
 def _sync_folder(folder: Path) -> None:
     """A rename is on the disk when its folder is; not every system can do that, and the file itself is safe."""
-    try:
+    with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        return
-    finally:
-        os.close(descriptor)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

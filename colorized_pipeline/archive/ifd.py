@@ -87,7 +87,7 @@ def read_directory(stream: IO[bytes], offset: int, order: str, *, big: bool = Fa
             value = _read_at(stream, int.from_bytes(value, "little" if order == "<" else "big"), length)
         if len(value) < length:
             continue
-        value = _little_endian(value, kind, order)
+        value = value if order == "<" else _swap(value, _UNITS[kind])
         if code in _CHILDREN and depth < 2:
             pointer = int.from_bytes(value, "little")
             try:
@@ -138,10 +138,6 @@ def _read_at(stream: IO[bytes], position: int, length: int) -> bytes:
     except (ValueError, OSError):  # a damaged pointer, beyond what a file can be
         return b""
     return stream.read(length)
-
-
-def _little_endian(value: bytes, kind: int, order: str) -> bytes:
-    return value if order == "<" else _swap(value, _UNITS[kind])
 
 
 def _swap(value: bytes, unit: int) -> bytes:

@@ -222,9 +222,7 @@ def read_xmp(packet: bytes) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name, element in _properties(packet):
-        fields = [
-            child for child in element.iter() if child is not element and _PREFIXES.get(_uri_of(child)) == "stRef"
-        ]
+        fields = [child for child in element.iter() if child is not element and _name(child).startswith("stRef:")]
         if fields:
             found.update({f"{name}/{_name(field)}": _text(field) for field in fields})
         else:
@@ -377,10 +375,6 @@ def _tag(name: str) -> str:
 def _split(tag: str) -> tuple[str, str]:
     uri, _, local = tag[1:].rpartition("}")
     return uri, local
-
-
-def _uri_of(element: ET.Element) -> str:
-    return _split(element.tag)[0] if isinstance(element.tag, str) else ""
 
 
 def _name(element: ET.Element) -> str:

@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import IO
 
@@ -241,16 +242,11 @@ def _photoshop_dpi(resources: dict[int, bytes]) -> tuple[float, float] | None:
 def _xmp_dpi(packet: bytes | None) -> tuple[float, float] | None:
     try:
         found = read_xmp(packet) if packet else {}
-        x, y = (_fraction(found[f"tiff:{name}Resolution"]) for name in "XY")
+        x, y = (float(Fraction(found[f"tiff:{name}Resolution"])) for name in "XY")
     except (KeyError, ValueError, ZeroDivisionError):
         return None
     unit = {"2": 1.0, "3": 2.54}.get(found.get("tiff:ResolutionUnit", "2"), 0.0)
     return _pair((x * unit, y * unit))
-
-
-def _fraction(text: str) -> float:
-    above, _, below = text.partition("/")
-    return float(above) / float(below or 1)
 
 
 def _joined_xmp(blocks: _Blocks, notes: list[str]) -> bytes | None:

@@ -67,7 +67,7 @@ class Scan:
         gray = read_gray(self.file, self._pages[number], max_megapixels=float("inf"))
         if gray.shape != self.sizes[number]:
             found, said = gray.shape, self.sizes[number]
-            raise PhotoError(f"{self.file}: decoded to {found}, not to the {said} that its header says")
+            raise PhotoError(f"{self.file}: decoded to {found}, not to {said} as its header says; save it anew")
         return gray
 
 

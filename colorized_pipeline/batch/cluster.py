@@ -1,8 +1,8 @@
 """Sharing the photos of a run among the machines of a Ray cluster. Needs the extra ``cluster``.
 
 Some photos are one task. Ray chooses the machine, and a task's photos come back one by one. If a process or its
-machine dies, the photos that it still owed are given out again. One process keeps the manifest for all, so that no
-two write into one file, and so that what a dead process had finished is known.
+machine dies, the photos that it had not finished are given out again. One process keeps the manifest for all, so
+that no two write into one file, and so that what a dead process had finished is known.
 """
 
 import os

@@ -92,12 +92,9 @@ class Settings:
         record |= {"hints": describe_hints(self.hints)} if self.hints else {}
         record |= {"tied_to": list(self.tied_to)} if self.tied_to else {}
         record |= {"known": list(self.known)} if self.known else {}
-        return record | ({"reference_sha256": self.reference_sha256} if self._has_one_reference else {})
-
-    @property
-    def _has_one_reference(self) -> bool:
-        """A reference for all photos, and not one that ``known`` tells of."""
-        return self.reference is not None and not any(one.startswith("reference:") for one in self.known)
+        if self.reference and not any(one.startswith("reference:") for one in self.known):  # else that says which
+            record["reference_sha256"] = self.reference_sha256
+        return record
 
     def label(self) -> dict[str, object]:
         """What a copy's label says of them, in XMP's style; its seeds come before these."""

@@ -509,7 +509,9 @@ def _pixels_of_tiff(page: Any) -> Pixels:
         pixels = _palette_of(page)[np.minimum(pixels[..., 0], page.colormap.shape[-1] - 1)]
     wanted = {"GRAY": 1, "RGB ": 3, "CMYK": 4}.get(space, 1)
     if pixels.shape[-1] < wanted:
-        raise PhotoError(f"TIFF of kind {page.photometric!s} has {pixels.shape[-1]} samples a pixel, not {wanted}")
+        raise PhotoError(
+            f"TIFF of kind {page.photometric!s} has {pixels.shape[-1]} samples a pixel, not {wanted}; save it anew"
+        )
     values = pixels[..., :wanted]
     if values.dtype != np.uint8:
         values = _as_uint16(values, bits=int(page.bitspersample))

@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
-import imagecodecs
 import numpy as np
-import tifffile
 from PIL import Image
 
 from ..archive.files import PHOTO_SUFFIXES, result_files
 from ..archive.inspection import read_own_label
 from ..archive.labels import NOTE
 from ..archive.scans import hash_file, open_scan, to_8_bits
+from ..diffusion.reading import naming, read_pixels
 
 _MOVED_ASIDE = re.compile(r"\.changed-[0-9a-f]{12}$")
 _NUMBER = re.compile(r"-(\d+)$")
@@ -187,14 +186,8 @@ def page_count(result: Result) -> int:
 
 def read_picture(file: Path, page: int = 0) -> np.ndarray:
     """A page of a colour copy, sRGB ``[H, W, 3]``, uint8, or uint16 where the file has 16 bits."""
-    with file.open("rb") as stream:
-        start = stream.read(2)
-    if start in (b"II", b"MM"):
-        return tifffile.imread(file, key=page)
-    if start == b"P6":  # which imagecodecs doesn't know
-        with Image.open(file) as image:
-            return np.asarray(image)
-    return imagecodecs.imread(file)[..., :3]
+    with naming(file):
+        return read_pixels(file, page, max_megapixels=float("inf")).values
 
 
 def read_map(file: Path, height: int, width: int) -> np.ndarray:
