@@ -197,14 +197,12 @@ def training_picture(folder: Path) -> Path | None:
     return max(run_folder.glob("samples/step-*.png"), default=None) if run_folder else None
 
 
-def sample_picture(
-    pipe: ColorizationPipeline, photos: Sequence[Path], *, seeds: Sequence[int] = (0, 1, 2)
-) -> Image.Image:
-    """One row a photo: grey, then a colorization for each seed, nothing picked."""
+def sample_picture(pipe: ColorizationPipeline, photos: Sequence[Path]) -> Image.Image:
+    """One row a photo: grey, then a colorization for each of three seeds, nothing picked."""
     rows = []
     for photo in photos:
         small = _shrunk(photo)
-        results = [pipe(small, generator=torch.Generator().manual_seed(seed)).images[0] for seed in seeds]
+        results = [pipe(small, generator=torch.Generator().manual_seed(seed)).images[0] for seed in range(3)]
         for result in results:
             result.thumbnail((4 * _PICTURE_HEIGHT, _PICTURE_HEIGHT))
         rows.append([lightness_to_gray(rgb_to_lab(to_tensor(results[0]))[:1]).expand(3, -1, -1), *results])

@@ -38,8 +38,8 @@ EDGE, GAP = 128, 4
 BATCH = 16
 
 
-def schedule(kind: str, steps: int, *, zero_snr: bool = False) -> DDPMScheduler:
-    return DDPMScheduler(num_train_timesteps=steps, beta_schedule=kind, rescale_betas_zero_snr=zero_snr)
+def schedule(kind: str, steps: int) -> DDPMScheduler:
+    return DDPMScheduler(num_train_timesteps=steps, beta_schedule=kind)
 
 
 def square(name: str, *, size: float = 1.0, top: float = 0.5, left: float = 0.5) -> torch.Tensor:

@@ -21,8 +21,8 @@ PORT = 7899
 URL = f"http://127.0.0.1:{PORT}/"
 
 
-def wait_for_page(server: "subprocess.Popen[bytes]", *, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
+def wait_for_page(server: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 60
     while server.poll() is None and time.monotonic() < deadline:
         try:
             urllib.request.urlopen(URL).close()

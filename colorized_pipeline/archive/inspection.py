@@ -20,11 +20,7 @@ _SHOWN = (
 
 
 def read_label(file: Path) -> bytes | None:
-    """The XMP packet of a photo file, wherever its format keeps it; ``None`` if there is none.
-
-    Raises:
-        OSError: if it can't be read as a photo.
-    """
+    """The XMP packet of a photo file, wherever its format keeps it, if any. Raises ``OSError`` if it isn't a photo."""
     packet = open_scan(file, max_megapixels=float("inf"), sha256="-").metadata.xmp
     return packet or find_packet(file.read_bytes())
 
@@ -32,8 +28,7 @@ def read_label(file: Path) -> bytes | None:
 def read_own_label(photo: Path) -> tuple[bytes, dict[str, str]]:
     """The XMP packet of a colour copy and what it says, ``{XMP property: text}``; both empty if it isn't one of ours.
 
-    Raises:
-        OSError: if it can't be read as a photo.
+    Raises ``OSError`` if it isn't a photo.
     """
     packet = read_label(photo) or b""
     try:
@@ -45,11 +40,7 @@ def read_own_label(photo: Path) -> tuple[bytes, dict[str, str]]:
 
 
 def describe(photo: Path) -> dict[str, str]:
-    """What a photo's label says, ``{XMP property: text}``; empty if it has none of ours.
-
-    Raises:
-        OSError: if it can't be read as a photo.
-    """
+    """What a photo's label says, ``{XMP property: text}``; empty if it has none of ours. Raises as ``read_label``."""
     _, found = read_own_label(photo)
     if not found:
         return {}
@@ -96,12 +87,7 @@ def _difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
 
 
 def restore_gray(photo: Path, target: Path) -> None:
-    """Write a photo's lightness as a grey picture, of 16 bits if the photo has them.
-
-    Raises:
-        ValueError: if ``target`` isn't a .png or .tif, or the photo has several pages.
-        OSError: if a file can't be read or written.
-    """
+    """Write the lightness of a photo's first page as a grey .png or .tif, of 16 bits if the photo has them."""
     formats = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF"}
     if target.suffix.lower() not in formats:
         raise ValueError(f"{target}: grey is written as .png or .tif")

@@ -80,18 +80,15 @@ def _draw_legend(width: int, *, mean: float, variants: int) -> np.ndarray:
 Picture = Image.Image | torch.Tensor
 
 
-def paint_sheet(
-    rows: Sequence[Sequence[Picture]], *, captions: Sequence[Sequence[str]] | None = None, gap: int = 6
-) -> Image.Image:
+def paint_sheet(rows: Sequence[Sequence[Picture]], *, captions: Sequence[Sequence[str]] | None = None) -> Image.Image:
     """Pictures in rows and columns on white, RGB; each row is as high, each column as wide as its largest picture.
 
     Args:
         rows: of pictures: PIL images, or float32 sRGB tensors ``[3, h, w]`` in [0, 1]. Rows may differ in length.
         captions: one below each picture, in the same rows.
-        gap: pixels around each picture.
     """
     cells = [[to_image(picture) for picture in row] for row in rows]
-    line, narrowest = (18, 110) if captions else (0, 1)
+    gap, (line, narrowest) = 6, (18, 110) if captions else (0, 1)
     heights = [max(picture.height for picture in row) + line + gap for row in cells]
     columns = [[row[i].width for row in cells if i < len(row)] for i in range(max(map(len, cells)))]
     widths = [max(narrowest, *column) + gap for column in columns]

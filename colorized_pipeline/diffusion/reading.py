@@ -292,9 +292,7 @@ def _decode(file: Path, start: bytes, max_megapixels: float) -> tuple[Pixels, in
     with open_image(file) as image:
         check_size(image.height, image.width, max_megapixels)
         if image.format == "JPEG":
-            with file.open("rb") as stream:
-                depth, _ = jpeg_frame(stream)
-            return _decode_jpeg(file, image, depth), orientation_of(image)
+            return _decode_jpeg(file, image), orientation_of(image)
         if png_depth(start) == 16 and image.mode not in ("I;16", "I"):
             # Pillow would drop the lower 8 bits of each colour
             values = needed("imagecodecs", "16-bit colour").png_decode(file.read_bytes())
@@ -306,8 +304,8 @@ def _decode(file: Path, start: bytes, max_megapixels: float) -> tuple[Pixels, in
         return pixels_of_image(image), orientation_of(image)
 
 
-def _decode_jpeg(file: Path, image: PIL.Image.Image, depth: int) -> Pixels:
-    if depth == 12:
+def _decode_jpeg(file: Path, image: PIL.Image.Image) -> Pixels:
+    if image.mode == "I;16":  # of 12 bits, see open_image
         values = needed("imagecodecs", "12-bit JPEG").jpeg8_decode(file.read_bytes())
         values = _as_uint16(values.reshape(*values.shape[:2], -1), bits=12)
         return Pixels(values, {1: "GRAY", 3: "RGB ", 4: "CMYK"}[values.shape[-1]], None)
@@ -563,7 +561,7 @@ def to_gray(pixels: Pixels) -> np.ndarray:
         return _lab_table(top)[np.minimum(values[..., 0], top)]
     transform = _profile_for(pixels.profile, pixels.space)
     if pixels.space == "GRAY":
-        return _convert_gray(values[..., 0], pixels.profile if transform else None, transform)
+        return _convert_gray(values[..., 0], pixels.profile or b"", transform) if transform else values[..., 0]
     gray, top = np.empty(values.shape[:2], np.uint16), 0
     for rgb in _rgb_strips(pixels, transform):
         gray[top : top + len(rgb)] = _gray_of_rgb(rgb)
@@ -593,9 +591,7 @@ def _rgb_strips(pixels: Pixels, transform: str) -> Iterator[np.ndarray]:
         yield (1 - unit[..., :3]) * (1 - unit[..., 3:]) if pixels.space == "CMYK" else unit
 
 
-def _convert_gray(values: np.ndarray, profile: bytes | None, transform: str) -> np.ndarray:
-    if not profile:
-        return values
+def _convert_gray(values: np.ndarray, profile: bytes, transform: str) -> np.ndarray:
     ramp = np.arange(np.iinfo(values.dtype).max + 1, dtype=values.dtype)[None, :, None]
     if transform == "rgb":  # grey pixels with an RGB profile: equal parts of its three primaries
         ramp = np.repeat(ramp, 3, axis=-1)

@@ -21,10 +21,8 @@ _UNSEEN = 15.0  # L* beyond what a reference shows, at which its palette has los
 _TIE_SHARE = 0.95  # of the way to a tied photo's colours, docs/how-to/sets.md
 _ALIKE = 0.03  # difference of two cells' likeness (a cosine) that divides their say by e
 _SAME_LEVEL = 15.0  # L* by which cells of the same thing differ from print to print
-_UNLIKE, _LIKE = (
-    0.2,
-    0.4,
-)  # likeness up to which a cell finds nothing of its own in the other photo, and from which it does
+_UNLIKE = 0.2  # likeness up to which a cell finds nothing of its own in the other photo
+_LIKE = 0.4  # likeness from which it does
 _AGREEMENT = 0.3  # least cosine between the error at the hints and what the network's correction would do there
 
 

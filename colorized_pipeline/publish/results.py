@@ -76,16 +76,12 @@ class Result:
 
 
 def read_copy(file: Path) -> ColorCopy | None:
-    """A colour copy with its label; ``None`` if it isn't one of ours.
-
-    Raises:
-        OSError: if it can't be read as a photo.
-    """
+    """A colour copy with its label; ``None`` if it isn't one of ours. Raises ``OSError`` if it isn't a photo."""
     packet, label = read_own_label(file)
     return ColorCopy(file, packet, label) if label else None
 
 
-def make_result(scan: Path, copies: list[Path], *, name: Path | None = None) -> Result:
+def make_result(scan: Path, copies: list[Path]) -> Result:
     """The result of one scan whose colour copies are known.
 
     Raises:
@@ -101,9 +97,14 @@ def make_result(scan: Path, copies: list[Path], *, name: Path | None = None) -> 
         if copy.source_sha256 != sha256:
             raise ValueError(f"{file}: made of another version of {scan}; colorize it again with --overwrite")
         read.append(copy)
-    base = copies[0].stem if len(copies) == 1 else _NUMBER.sub("", copies[0].stem)
-    uncertainty = result_files(copies[0].with_name(f"{base}{copies[0].suffix}"), uncertainty=True)[-1]
-    return Result(name or Path(base), scan, tuple(read), uncertainty if uncertainty.is_file() else None)
+    return _joined(scan, read)
+
+
+def _joined(scan: Path, copies: list[ColorCopy]) -> Result:
+    first = copies[0].file
+    base = first.stem if len(copies) == 1 else _NUMBER.sub("", first.stem)
+    uncertainty = result_files(first.with_name(f"{base}{first.suffix}"), uncertainty=True)[-1]
+    return Result(Path(base), scan, tuple(copies), uncertainty if uncertainty.is_file() else None)
 
 
 def find_results(colors: Path, scans: Path) -> tuple[list[Result], list[str]]:
@@ -129,11 +130,11 @@ def find_results(colors: Path, scans: Path) -> tuple[list[Result], list[str]]:
     for (folder, sha256, source_name), copies in groups.items():
         place = folder.relative_to(colors)
         scan = _find_scan(candidates.get(source_name, []), scans / place / source_name, sha256)
-        chosen = [copy.file for copy in _in_order(copies)]
+        copies = _in_order(copies)
         if scan is None:
-            problems.append(f"{chosen[0]}: its scan {source_name} (SHA-256 {sha256[:12]}...) isn't in {scans}")
+            problems.append(f"{copies[0].file}: its scan {source_name} (SHA-256 {sha256[:12]}...) isn't in {scans}")
             continue
-        result = make_result(scan, chosen)
+        result = _joined(scan, copies)
         results.append(replace(result, name=place / result.name))
     return sorted(_named_apart(results), key=lambda result: result.name), problems
 

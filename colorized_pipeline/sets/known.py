@@ -89,12 +89,12 @@ def write_sidecar(name: str, colors: Sequence[Mapping[str, Any]]) -> str:
     return json.dumps({"name": name, "version": VERSION, "colours": list(colors)}, indent=1, ensure_ascii=False)
 
 
-def painted_entry(picture: PIL.Image.Image, *, source: str, note: str = "") -> dict[str, str]:
+def painted_entry(picture: PIL.Image.Image, *, source: str) -> dict[str, str]:
     """A sidecar's entry for a painted picture, transparent where nothing is known."""
     stream = io.BytesIO()
     picture.save(stream, "PNG", optimize=True)
     place = _PICTURE_URI + base64.b64encode(stream.getvalue()).decode()
-    return {"place": place, "colour": "", "note": note, "source": source}
+    return {"place": place, "colour": "", "note": "", "source": source}
 
 
 def _is_file(file: Path) -> bool:
