@@ -150,20 +150,21 @@ class _Strips:
             top += len(strip)
             yield strip
 
-    def array(self) -> np.ndarray:
-        whole, top = np.empty((self.height, self.width, 3), self.dtype), 0
+    def array(self, channels: int = 3) -> np.ndarray:
+        """The whole page ``[H, W, channels]``; the fourth has no meaning."""
+        shape, top = (self.height, self.width, channels), 0
+        whole = np.empty(shape, self.dtype)
         for strip in self:
-            whole[top : top + len(strip)] = strip[..., :3]
+            if strip.shape == shape:
+                return strip
+            shared = min(channels, strip.shape[-1])
+            whole[top : top + len(strip), :, :shared] = strip[..., :shared]
             top += len(strip)
         return whole
 
     def image(self) -> Image.Image:
         """The 8-bit page in Pillow's own layout of four bytes a pixel, which it needn't copy."""
-        whole, top = np.zeros((self.height, self.width, 4), np.uint8), 0
-        for strip in self:
-            whole[top : top + len(strip), :, : strip.shape[-1]] = strip
-            top += len(strip)
-        return Image.frombuffer("RGBX", (self.width, self.height), whole, "raw", "RGBX", 0, 1)
+        return Image.frombuffer("RGBX", (self.width, self.height), self.array(4), "raw", "RGBX", 0, 1)
 
 
 def mark_mask(height: int, width: int, *, shown_width: int | None = None) -> np.ndarray | None:

@@ -98,6 +98,8 @@ class Writer:
         if self.settings.consensus == "mean":
             means = [chroma.mean(dim=0) for chroma in drawn]
             return [Copy(means, photo.seeds, self.settings.seed, averaged=self.settings.variants)]
+        if len(copies) == 1:
+            return copies
         seen = [seen_chroma(page, chroma).flatten(2) for page, chroma in zip(photo.pages, drawn, strict=True)]
         order = order_by_typicality(torch.cat(seen, dim=2))
         return [copies[number] for number in order[: self.settings.copies]]

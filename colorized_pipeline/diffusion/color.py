@@ -10,7 +10,7 @@ conversions can serve as an independent oracle.
 import math
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 import numpy as np
@@ -38,7 +38,7 @@ _LINEAR_BOUNDS = (-_GAMUT_TOLERANCE / 12.92, 1 + _GAMUT_TOLERANCE * 2.4 / 1.055)
 _CODES = 2**16  # steps of linear light with a code value each: the darkest code is 23 steps wide
 _LINEAR_TOLERANCE = _GAMUT_TOLERANCE / 12.92
 _LIMIT_ROWS, _LIMIT_HUES = 201, 1024  # L* and hue angles at which the largest chroma is known
-_AT_ONCE = 2**17  # pixels, few enough for the processor's cache
+AT_ONCE = 2**16  # pixels, few enough for the processor's cache
 _BYTE_SHIFTS = (0, 8, 16) if sys.byteorder == "little" else (24, 16, 8)
 
 
@@ -164,25 +164,34 @@ class Scratch(threading.local):
 _scratch = Scratch()
 
 
-def lab_to_rgb8(lab: torch.Tensor) -> torch.Tensor:
-    """CIELAB ``[3, H, W]``, float32 on the CPU, to 8-bit sRGB ``[H, W, 4]``, uint8, the fourth byte 0.
+def lab_to_rgb8(parts: Iterable[torch.Tensor], height: int, width: int) -> torch.Tensor:
+    """CIELAB to 8-bit sRGB ``[height, width, 4]``, uint8, the fourth byte 0.
 
     It is ``round(255 * lab_to_displayable_rgb(lab))`` by tables, at a tenth of the cost: one code value off in about
     one of 250 values, where the exact one lies next to a rounding boundary; in one of 1000 colours that sRGB lacks by
     more, towards less chroma. Four bytes make a pixel one machine word; Pillow calls the layout RGBX.
+
+    Args:
+        parts: ``[3, rows, width]`` one below the other, float32 on the CPU, small enough for the processor's cache.
+            Each may be overwritten when the next one is asked for.
     """
-    _check_channels("lab", lab)
-    flat = lab.reshape(3, -1)
-    words = torch.empty(flat.shape[1], dtype=torch.int32)
-    outside = []
-    for start in range(0, len(words), _AT_ONCE):
-        steps = _linear_steps(flat[:, start : start + _AT_ONCE])
-        outside.append(_outside(steps) + start)
-        _code_words(steps, out=words[start : start + _AT_ONCE])
-    for indices in torch.cat(outside).split(_AT_ONCE):
-        fitted = _linear_steps(limit_chroma(flat.index_select(1, indices)))
-        words.index_copy_(0, indices, _code_words(fitted, out=torch.empty(len(indices), dtype=torch.int32)))
-    return words.view(torch.uint8).reshape(*lab.shape[1:], 4)
+    words = torch.empty(height * width, dtype=torch.int32)
+    done, outside, pixels = 0, [], []
+    for lab in parts:
+        _check_channels("lab", lab)
+        flat = lab.reshape(3, -1)
+        steps = _linear_steps(flat)
+        indices = _outside(steps)
+        outside.append(indices + done)
+        pixels.append(flat.index_select(1, indices))
+        _code_words(steps, out=words[done : done + flat.shape[1]])
+        done += flat.shape[1]
+        if done == len(words) or sum(map(len, outside)) >= AT_ONCE:
+            indices, flat = torch.cat(outside), torch.cat(pixels, dim=1)
+            fitted = _linear_steps(limit_chroma(flat))
+            words[indices] = _code_words(fitted, out=torch.empty_like(indices, dtype=torch.int32))
+            outside, pixels = [], []
+    return words.view(torch.uint8).reshape(height, width, 4)
 
 
 def _linear_steps(lab: torch.Tensor) -> torch.Tensor:
@@ -190,10 +199,11 @@ def _linear_steps(lab: torch.Tensor) -> torch.Tensor:
 
     It is scratch, valid until the next call.
     """
-    f, line = (_scratch.take(name, *lab.shape) for name in ("f", "line"))
-    torch.add(lab[0], 16, out=f[1]).mul_(1 / 116)
-    torch.add(f[1], lab[1], alpha=1 / 500, out=f[0])
-    torch.add(f[1], lab[2], alpha=-1 / 200, out=f[2])
+    f, line = _scratch.take("f and line", 2, *lab.shape)
+    (lightness, a, b), (x, y, z) = lab, f
+    torch.add(lightness, 16, out=y).mul_(1 / 116)
+    torch.add(y, a, alpha=1 / 500, out=x)
+    torch.add(y, b, alpha=-1 / 200, out=z)
     # The cube above the toe and the line in it as one sum, as torch.where costs more than all of this. What is added
     # to each of X, Y, Z comes out in each of R, G, B, so the tolerance goes in here.
     toe = _CIE_EPSILON ** (1 / 3)
@@ -210,17 +220,16 @@ def _steps_from_xyz() -> torch.Tensor:
 
 
 def _outside(steps: torch.Tensor) -> torch.Tensor:
-    """Indices of pixels that sRGB can't show: the bits of a negative or too large number reach beyond ``_CODES``."""
-    bits = _scratch.take("bits", steps.shape[1], dtype=torch.int32)
-    torch.bitwise_or(steps[0], steps[1], out=bits).bitwise_or_(steps[2])
-    return torch.from_numpy(np.flatnonzero(bits.numpy().view(np.uint32) >= _CODES))  # faster than torch's nonzero
+    """Indices of pixels that sRGB can't show: as unsigned numbers negative ones are large, too."""
+    largest = steps.numpy().view(np.uint32).max(axis=0)
+    return torch.from_numpy(np.flatnonzero(largest >= _CODES))  # faster than torch's nonzero
 
 
 def _code_words(steps: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
     """Linear sRGB ``[3, N]`` as from :func:`_linear_steps`, which are clamped, to pixels ``[N]``: a byte a channel."""
-    indices = steps.clamp_(0, _CODES - 1).reshape(-1)
-    codes = _scratch.take("line", len(indices)).view(torch.int32)
-    red, green, blue = torch.index_select(_codes(), 0, indices, out=codes).reshape(3, -1)
+    codes = _scratch.take("f and line", 2, *steps.shape)[1].view(torch.int32)
+    torch.index_select(_codes(), 0, steps.clamp_(0, _CODES - 1).view(-1), out=codes.view(-1))
+    red, green, blue = codes
     red_place, green_place, blue_place = (2**shift for shift in _BYTE_SHIFTS)
     red = red * red_place if red_place > 1 else red
     return torch.add(red, green, alpha=green_place, out=out).add_(blue, alpha=blue_place)

@@ -1,5 +1,6 @@
 """A photo on its way: from a file or values to lightness, to what the network reads of it, and to its picture."""
 
+import itertools
 import math
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from .color import (
+    AT_ONCE,
     L_MAX,
     Scratch,
     gray_to_lightness,
@@ -41,7 +43,7 @@ from .variants import spread, state_uncertainty
 _ENCODER_PIXELS = 2**19
 _LONGEST_OVER_WORKING_SIZE = 16  # a strip that is longer than this is scaled down to it and padded
 _STRIP_PIXELS = 2**17  # full-size conversion goes by strips of about this many pixels: fastest of 2^15 ... 2^20
-_SHALLOW_PIXELS = 2**20  # of a strip of 8 bits, whose conversion goes by smaller parts itself
+_SHALLOW_PIXELS = 2**22  # of a strip of 8 bits, whose conversion goes by smaller parts itself
 
 # Of the search for plain borders
 _ANALYSED_EDGE = 512  # the longer side at which borders are looked for, pixels
@@ -82,9 +84,7 @@ class Lightness:
             rows = self._values[:, top:bottom]
             return rows if out is None else out.copy_(rows)
         table = _lightness_table(np.iinfo(self._values.dtype).max)
-        values = self._values[top:bottom]
-        codes = _scratch.take("codes", *values.shape, dtype=torch.int32)
-        codes.numpy()[:] = values
+        codes = torch.from_numpy(self._values[top:bottom].astype(np.int32))
         flat = None if out is None else out.view(-1)
         return torch.index_select(table, 0, codes.view(-1), out=flat).view(1, *codes.shape)
 
@@ -100,14 +100,17 @@ class Lightness:
         means = blocks.mean((-3, -1))
         return Lightness(means if isinstance(means, torch.Tensor) else means.round().astype(self._values.dtype))
 
-    def strips(self, *, multiple_of: int = 1, pixels: int = _STRIP_PIXELS) -> Iterator[tuple[int, int]]:
+    def strips(
+        self, top: int = 0, bottom: int | None = None, *, multiple_of: int = 1, pixels: int = _STRIP_PIXELS
+    ) -> Iterator[tuple[int, int]]:
         """``(top, bottom)`` of strips of rows that are small enough to work on in the processor's cache.
 
         All but the last have a multiple of ``multiple_of`` rows, about ``pixels`` pixels.
         """
+        bottom = self.height if bottom is None else bottom
         rows = max(1, pixels // (self.width * multiple_of)) * multiple_of
-        for top in range(0, self.height, rows):
-            yield top, min(top + rows, self.height)
+        for start in range(top, bottom, rows):
+            yield start, min(start + rows, bottom)
 
 
 @cache
@@ -314,20 +317,26 @@ def compose(prepared: PreparedPhoto, chroma: torch.Tensor, *, deep: bool = True)
     """
     chroma, cell = _impose_hints(prepared, chroma)
     photo, (top, left, bottom, right) = prepared.photo, prepared.box
-    columns = upsample_columns(chroma.float(), right - left, cell[1])  # [2, h, right - left]
+    columns = upsample_columns(chroma.float(), right - left, cell[1])
+    columns = F.pad(columns, (left, photo.width - right))  # [2, h, W]
+
+    def lab(start: int, stop: int) -> torch.Tensor:
+        """Rows of CIELAB, valid until the next ones are asked for."""
+        rows = _scratch.take("lab", 3, stop - start, photo.width)
+        photo.rows(start, stop, out=rows[:1])
+        first, last = (min(max(row, top), bottom) for row in (start, stop))
+        if (first, last) != (start, stop):
+            rows[1:] = 0.0
+        if first < last:
+            upsample_rows(columns, first - top, last - top, cell[0], out=rows[1:, first - start : last - start])
+        return rows
+
     for start, stop in photo.strips(pixels=_STRIP_PIXELS if deep else _SHALLOW_PIXELS):
-        lab = _scratch.take("lab", 3, stop - start, photo.width)
-        photo.rows(start, stop, out=lab[:1])
-        inside = slice(max(start, top) - start, max(min(stop, bottom) - start, 0))
-        if prepared.box == (0, 0, photo.height, photo.width):
-            upsample_rows(columns, start, stop, cell[0], out=lab[1:])
+        if deep:
+            yield lab_to_displayable_rgb(lab(start, stop))
         else:
-            lab[1:] = 0.0
-            if inside.start < inside.stop:
-                lab[1:, inside, left:right] = upsample_rows(
-                    columns, max(start, top) - top, min(stop, bottom) - top, cell[0]
-                )
-        yield lab_to_displayable_rgb(lab) if deep else lab_to_rgb8(lab)
+            parts = itertools.starmap(lab, photo.strips(start, stop, pixels=AT_ONCE))
+            yield lab_to_rgb8(parts, stop - start, photo.width)
 
 
 def _impose_hints(prepared: PreparedPhoto, chroma: torch.Tensor) -> tuple[torch.Tensor, tuple[float, float]]:
@@ -508,23 +517,23 @@ def _may_have_borders(photo: Lightness, factor: int) -> bool:
 
 def _film_borders(small: torch.Tensor) -> tuple[int, int, int, int]:
     """Rows and columns of film edge at the top, left, bottom and right of L* ``[h, w]``."""
-    top, bottom = _film_rows(small), _film_rows(small.flip(0))
-    within = small[top : small.shape[0] - bottom].T
-    left, right = _film_rows(within), _film_rows(within.flip(0))
-    cuts = (top, left, bottom, right)
+    rows = _black_share(small)
+    top, bottom = _film_rows(rows), _film_rows(rows.flip(0))
+    columns = _black_share(small[top : small.shape[0] - bottom].T)
+    cuts = (top, _film_rows(columns), bottom, _film_rows(columns.flip(0)))
     return cuts if sum(cut > 0 for cut in cuts) >= _FILM_SIDES else (0, 0, 0, 0)
 
 
-def _film_rows(small: torch.Tensor) -> int:
-    """How many rows from the top are a film's edge: mostly black, up to where far fewer pixels are."""
-    share, rows = _black_share(small), small.shape[0]
-    after = max(3, round(_SMALLEST * rows))
+def _film_rows(share: torch.Tensor) -> int:
+    """How many rows, by their black shares, are a film's edge: mostly black, up to where far fewer pixels are."""
     if share[0] < _FILM_SHARE:
         return 0
-    for end in range(max(2, round(_SMALLEST / 2 * rows)), int(_DEEPEST_FILM * rows) + 1):
+    rows = len(share)
+    after = max(3, round(_SMALLEST * rows))
+    black = int((share >= _FILM_LEAST).int().cumprod(0).sum())
+    for end in range(max(2, round(_SMALLEST / 2 * rows)), min(black, int(_DEEPEST_FILM * rows)) + 1):
         edge, beyond = share[:end], share[end + 1 : end + 1 + after]
-        mostly = edge.mean() >= _FILM_MEAN and edge.min() >= _FILM_LEAST
-        if mostly and beyond.max() <= edge.median() - _FILM_DROP:
+        if edge.mean() >= _FILM_MEAN and beyond.max() <= edge.median() - _FILM_DROP:
             return end + 1
     return 0
 

@@ -329,9 +329,9 @@ class ColorizationPipeline(DiffusionPipeline):
         if len(photos) != len(generators):
             raise ValueError(f"generators has {len(generators)} entries for {len(photos)} rows; give one each")
         self._check_callback(callback_on_step_end_tensor_inputs)
-        steers = self._steers(photos, steps=steps, palette=palette, ties=ties)
-        device = self._execution_device
-        condition = self._condition_rows(photos)  # [N, C, h, w]
+        device = self._execution_device  # searches through all modules, as the UNet's dtype does
+        steers = self._steers(photos, steps=steps, palette=palette, ties=ties, device=device)
+        condition = self._condition_rows(photos, device).to(self.unet.dtype)  # [N, C, h, w]
         shape = (len(photos), self.unet.config.out_channels, *condition.shape[-2:])
         if self.config.objective == "regression":
             predicted = self.predict(torch.zeros(shape, device=device), torch.tensor(0), condition=condition)
@@ -372,7 +372,7 @@ class ColorizationPipeline(DiffusionPipeline):
     def features(self, prepared: PreparedPhoto) -> torch.Tensor:
         """What the image encoder sees of a photo, ``[K, h, w]`` on the UNet's grid; its pixels without an encoder."""
         pixels = self.config.luma_factor**2 if self.image_encoder is not None else 0
-        return self._condition_rows([prepared])[0, pixels:].float().cpu()
+        return self._condition_rows([prepared], self._execution_device)[0, pixels:].float().cpu()
 
     def tie(self, prepared: PreparedPhoto, other: PreparedPhoto, chroma: torch.Tensor) -> Tie:
         """What ties a photo's colours to those ``[2, h, w]`` that were drawn of another photo which shows the same."""
@@ -444,7 +444,7 @@ class ColorizationPipeline(DiffusionPipeline):
     ) -> torch.Tensor:
         """The network's prediction (v or noise) for latents ``[B, C, h, w]``, float32, of the same shape.
 
-        ``timestep`` is one for all photos, or ``[B]``.
+        ``timestep`` is one for all photos, or ``[B]``; the network works in the dtype of the condition.
 
         With ``guidance_scale`` w other than 1 it is unconditional + w (conditional - unconditional). The
         *unconditional* prediction is that of the same network when the condition ``[B, C, h, w]`` is hidden, i.e. 0
@@ -452,10 +452,10 @@ class ColorizationPipeline(DiffusionPipeline):
         one is wanted, is that of the *conditional* one alone: how the colours of this photo go together, which is what
         hints follow.
         """
-        seen = torch.cat((condition, noisy), dim=1).to(self.unet.dtype)
+        seen = torch.cat((condition, noisy), dim=1).to(condition.dtype)
         if guidance_scale == 1:
             return self.unet(seen, timestep).sample.float()
-        hidden = torch.cat((torch.zeros_like(condition), noisy), dim=1).to(self.unet.dtype)
+        hidden = torch.cat((torch.zeros_like(condition), noisy), dim=1).to(condition.dtype)
         if torch.is_grad_enabled():
             conditional = self.unet(seen, timestep).sample.float()
             with torch.no_grad():
@@ -612,16 +612,22 @@ class ColorizationPipeline(DiffusionPipeline):
         source = generator if generator is not None else torch.default_generator
         return _seeded(_draw_seeds(source, photos))
 
-    def _condition_rows(self, photos: Sequence[PreparedPhoto]) -> torch.Tensor:
+    def _condition_rows(self, photos: Sequence[PreparedPhoto], device: torch.device) -> torch.Tensor:
         """The condition ``[N, C, h, w]`` of N rows. Each photo goes through the image encoder once, by itself."""
         for photo in photos:
             with photo.lock:
                 if photo.condition is None:
-                    photo.condition = self.condition(photo.lightness[None].to(self._execution_device))[0]
+                    photo.condition = self.condition(photo.lightness[None].to(device))[0]
         return torch.stack([photo.condition for photo in photos])  # type: ignore[misc]
 
     def _steers(
-        self, photos: Sequence[PreparedPhoto], *, steps: int, palette: Palette | None, ties: Sequence[Tie] | None
+        self,
+        photos: Sequence[PreparedPhoto],
+        *,
+        steps: int,
+        palette: Palette | None,
+        ties: Sequence[Tie] | None,
+        device: torch.device,
     ) -> list[Steer]:
         """What steers the drawing of these rows towards their hints, a palette or other photos.
 
@@ -636,7 +642,7 @@ class ColorizationPipeline(DiffusionPipeline):
             raise ValueError("known colours need a diffusion checkpoint; this one is a regression, in one pass")
         if not hasattr(self.scheduler, "alphas_cumprod"):
             raise ValueError(f"known colours don't work with {type(self.scheduler).__name__}; use DDPMScheduler")
-        factor, scale, device = self.config.luma_factor, self.config.chroma_scale, self._execution_device
+        factor, scale = self.config.luma_factor, self.config.chroma_scale
         steers: list[Steer] = []
         if palette is not None:
             cells = F.avg_pool2d(torch.stack([photo.lightness for photo in photos]), factor).to(device)

@@ -351,7 +351,7 @@ def pixels_of_image(image: PIL.Image.Image) -> Pixels:
     """The pixels of an image that Pillow has opened, as it lies."""
     mode, profile = image.mode, _profile_of(image)
     if mode in ("1", "L", "LA", "La"):
-        values, space = np.asarray(image.convert("L"))[..., None], "GRAY"
+        values, space = np.asarray(image if mode == "L" else image.convert("L"))[..., None], "GRAY"
     elif mode.startswith("I") or mode == "F":
         values, space = _as_uint16(np.asarray(image))[..., None], "GRAY"
     elif mode == "LAB":
