@@ -435,7 +435,7 @@ def test_what_keeps_the_page_from_starting_is_explained(page_url: str, checkpoin
     port = page_url.rstrip("/").rsplit(":", 1)[1]
     for program, message in (
         ("", f"port {port}: it is taken"),
-        ("import sys; sys.modules['gradio'] = None; ", "the page needs: pip install 'colorized[app]'"),
+        ("import sys; sys.modules['gradio'] = None; ", "this command needs: pip install 'colorized[app]'"),
     ):
         words = [sys.executable, "-c", f"{program}from colorized_pipeline.cli import main; main()", "app"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}

@@ -148,7 +148,7 @@ def test_corpus(run) -> None:
     for name in ("one-pixel.png", "tall.png", "wide.tif"):
         assert Image.open(f"out/{name}").size == Image.open(f"in/{name}").size
     again = run("in", "-o", "out", "--recursive")
-    assert again.exit_code == 1 and f"{len(READABLE) + 2} were done before" in again.stdout
+    assert again.exit_code == 1 and f"{len(READABLE) + 2} done before" in again.stdout
 
 
 def test_a_pipe_is_not_waited_for(run) -> None:

@@ -76,14 +76,14 @@ def test_the_same_command_skips_what_is_done_and_repairs_what_is_not(run) -> Non
     before = results(Path("out"))
     times = {file: file.stat().st_mtime_ns for file in Path("out").rglob("*.*")}
     result = run("in", "-o", "out", "-r")
-    assert result.exit_code == 0 and "0 of 6" in result.stdout and "6 were done before" in result.stdout
+    assert result.exit_code == 0 and "0 of 6" in result.stdout and "6 done before" in result.stdout
     assert times == {file: file.stat().st_mtime_ns for file in Path("out").rglob("*.*")}
 
     missing, damaged = (Path("out") / name for name in sorted(before)[:2])
     missing.unlink()
     damaged.write_bytes(damaged.read_bytes()[:-9])
     result = run("in", "-o", "out", "-r")
-    assert result.exit_code == 0 and "2 of 6" in result.stdout and "4 were done before" in result.stdout
+    assert result.exit_code == 0 and "2 of 6" in result.stdout and "4 done before" in result.stdout
     after = results(Path("out"))
     assert {name: after[name] for name in before} == before
     (aside,) = set(after) - set(before)  # what was edited or damaged is kept
@@ -109,12 +109,12 @@ def test_other_settings_do_not_replace_results_silently(run) -> None:
     result = run("in", "-o", "out", "-r", "--seed", "1")
     assert result.exit_code == 1 and result.stderr.count("was made with other settings; add --overwrite") == 2
     assert results(Path("out")) == before
-    assert "2 were done before" in run("in", "-o", "out", "-r").stdout  # the refusal changed nothing
+    assert "2 done before" in run("in", "-o", "out", "-r").stdout  # the refusal changed nothing
     assert run("in", "-o", "out", "-r", "--seed", "1", "--overwrite").exit_code == 0
     after = results(Path("out"))
     assert not set(after.values()) & set(before.values())
     result = run("in", "-o", "out", "-r", "--seed", "1", "--overwrite")
-    assert "2 were done before" in result.stdout  # going on with an overwriting run doesn't start it again
+    assert "2 done before" in result.stdout  # going on with an overwriting run doesn't start it again
 
 
 def test_a_changed_source_is_noticed(run) -> None:
@@ -274,7 +274,7 @@ def test_shards_give_what_one_run_gives(run) -> None:
         assert run("in", "-o", "out", "-r", "--shard", shard).exit_code == 0
     assert results(Path("out")) == results(Path("whole"))
     assert len(records("out")) == 5
-    assert "5 were done before" in run("in", "-o", "out", "-r").stdout  # one process goes on where two began
+    assert "5 done before" in run("in", "-o", "out", "-r").stdout  # one process goes on where two began
 
 
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")

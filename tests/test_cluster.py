@@ -63,11 +63,11 @@ def test_a_cluster_gives_what_one_process_gives_though_a_node_is_killed(
     # One process goes on where a cluster began, and a cluster where one process began
     (tmp_path / "in" / "bad.png").unlink()
     alone = CliRunner().invoke(app, ["colorize", "in", "-o", "out", "-r", *options])
-    assert alone.exit_code == 0 and "40 were done before" in alone.stdout
+    assert alone.exit_code == 0 and "40 done before" in alone.stdout
     (tmp_path / "whole" / done[0]["output"]).unlink()
     again = CliRunner().invoke(app, ["colorize", "in", "-o", "whole", "--ray", cluster.address, *options])
     assert again.exit_code == 0, again.output
-    assert "1 of 40" in again.stdout and "39 were done before" in again.stdout
+    assert "1 of 40" in again.stdout and "39 done before" in again.stdout
     assert results(tmp_path / "out") == results(tmp_path / "whole")
 
 

@@ -99,6 +99,12 @@ def test_every_page_is_reached_from_the_readme() -> None:
     assert not {str(page.relative_to(ROOT)) for page in pages - reached}
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_every_how_to_is_one_step_from_the_first_page(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert not [file.name for file in (ROOT / "docs/how-to").glob("*.md") if f"how-to/{file.name})" not in text]
+
+
 OTHERS = {  # options of programs that aren't ours
     *("--nproc_per_node", "--standalone", "--multi_gpu", "--num_processes", "--num_machines", "--machine_rank"),
     *("--main_process_ip", "--main_process_port", "--cpu", "--dynamo_backend", "--no-deps", "--array", "--gres"),

@@ -292,7 +292,7 @@ def test_the_manifest_knows_the_hints(run) -> None:
     assert "1 of 1" in run("in", "-o", "out", "-r", *hint).stdout
     record = json.loads(Path("out/colorized-manifest.jsonl").read_text())
     assert record["settings"]["hints"] == ["40,30,9:#8a3b2e"]
-    assert "1 were done before" in run("in", "-o", "out", "-r", *hint).stdout
+    assert "1 done before" in run("in", "-o", "out", "-r", *hint).stdout
     assert "with other settings" in run("in", "-o", "out", "-r").stderr
 
 
@@ -302,7 +302,7 @@ def test_the_manifest_knows_the_hints(run) -> None:
         (("--hint", "40,30:red"), 2, "isn't x,y,radius:colour"),
         (("--hint", "40,30,5:reddish"), 2, "unknown colour 'reddish'"),
         (("--hint", "140,30,5:red"), 1, "lies outside the photo of 84 x 60"),
-        (("--hint-mask", "none.png"), 2, "none.png: no such file"),
+        (("--hint-mask", "none.png"), 2, "'none.png' does not exist"),
         (("--hint-mask", "small.png"), 1, "painted picture has 9 x 9 pixels"),
         (("grey2.png", "--hint", "40,30,5:red"), 2, "here are 2: give one"),
     ],

@@ -135,4 +135,4 @@ def test_command_line(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.Monk
     status, output = run("-o", "x.png", "--reference", "grey.png")
     assert status == 2 and "give a colour photo" in output
     status, output = run("-o", "x.png", "--reference", "none.png")
-    assert status == 2 and "none.png: no such file" in output
+    assert status == 2 and "'none.png' does not exist" in output

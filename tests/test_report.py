@@ -234,7 +234,7 @@ def test_command_without_its_packages_says_what_to_install(tmp_path: Path) -> No
     words = [sys.executable, "-c", code, "evaluate", str(tmp_path), "-o", str(tmp_path / "report")]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "evaluating needs: pip install 'colorized[train,evaluate]'" in done.stderr
+    assert "this command needs: pip install 'colorized[train,evaluate]'" in done.stderr
     assert not (tmp_path / "report").exists()
 
 

@@ -318,7 +318,7 @@ def test_what_keeps_the_server_from_starting_is_explained(server: tuple[str, Pat
     port = str(httpx.URL(server[0]).port)
     for program, message in (
         ("", f"port {port}: it is taken"),
-        ("import sys; sys.modules['fastapi'] = None; ", "the server needs: pip install 'colorized[serve]'"),
+        ("import sys; sys.modules['fastapi'] = None; ", "this command needs: pip install 'colorized[serve]'"),
     ):
         words = [sys.executable, "-c", f"{program}from colorized_pipeline.cli import main; main()", "serve"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}

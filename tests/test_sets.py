@@ -84,7 +84,7 @@ def test_a_changed_sidecar_does_its_photo_again_and_no_other(box: Path, checkpoi
     sidecar.write_text(write_sidecar("17.png", [BRICK]))
     after = run(box, "-o", out, "-r", checkpoint=checkpoint)
     assert before.exit_code == after.exit_code == 0
-    assert "1 of 3 photos" in after.output and "2 were done before" in after.output
+    assert "1 of 3 photos" in after.output and "2 done before" in after.output
     assert (out / "17.png").read_bytes() != plain
     sidecar.unlink()
     assert run(box, "-o", out, "-r", checkpoint=checkpoint).exit_code == 0

@@ -296,4 +296,4 @@ def test_command_writes_them_beside_the_results(checkpoint: Path, tmp_path: Path
     words = [scans / "box 1", "-o", colours, "-r", *both, "--checkpoint", checkpoint]
     result = CliRunner().invoke(app, ["colorize", *map(str, words)])
     assert result.exit_code == 1 and result.stderr.count("Error:") == 1 and "low & wide-sheet.pdf" in result.stderr
-    assert "1 were done before; 1 failed" in result.stdout
+    assert "1 done before; 1 failed" in result.stdout

@@ -100,12 +100,12 @@ def test_a_tree_with_variants_is_recorded_and_goes_on(run) -> None:
             assert f"-{record['variant']}." in record["output"]
         else:
             assert len(record["seeds"]) == 3
-    assert "2 were done before" in run(*words).stdout
+    assert "2 done before" in run(*words).stdout
 
     for gone in ("a-2.png", "box/b-uncertainty.png"):
         (Path("out") / gone).unlink()
         result = run(*words)
-        assert "1 of 2" in result.stdout and "1 were done before" in result.stdout
+        assert "1 of 2" in result.stdout and "1 done before" in result.stdout
         assert results(Path("out")) == before
     result = run("in", "-o", "out", "-r", "--variants", "2", "--uncertainty")
     assert result.exit_code == 1 and result.stderr.count("made with other settings") == 2

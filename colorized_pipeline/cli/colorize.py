@@ -123,15 +123,18 @@ class Known:
     hint_mask: Annotated[
         Path | None,
         typer.Option(
+            exists=True,
+            dir_okay=False,
             help="Colours you know, as a picture of the photo's size: painted where known, and transparent (or black, "
-            "if it has no transparency) elsewhere."
+            "if it has no transparency) elsewhere.",
         ),
     ] = None
     reference: Annotated[
         Path | None,
         typer.Option(
+            exists=True,
             help="A colour photo, e.g. of the same place, whose palette results get; or a folder of such, each for "
-            "the photo of its name."
+            "the photo of its name.",
         ),
     ] = None
     consistent: Annotated[
@@ -141,11 +144,6 @@ class Known:
             "(folder): what the first one shows gets its colours in the others."
         ),
     ] = None
-
-    def __post_init__(self) -> None:
-        for option, file in (("--hint-mask", self.hint_mask), ("--reference", self.reference)):
-            if file and not file.is_file() and (option == "--hint-mask" or not file.is_dir()):
-                raise FileNotFoundError(f"{option}: {file}: no such file")
 
     def add(self, jobs: "list[Job]", network: "Network", colors: Colors, files: Files) -> "list[Job]":
         """The jobs with what files beside the photos tell of their colours, and tied to each other if asked for."""
@@ -600,8 +598,6 @@ def _follow(
 def _summary(counts: Counter[str], total: int, where: Path) -> str:
     seconds = counts["milliseconds"] / 1000
     text = f"{counts['done']} of {total} photos colorized into {printable(str(where))} in {seconds:.1f} s"
-    if counts["skipped"]:
-        text += f"; {counts['skipped']} were done before"
-    if counts["failed"]:
-        text += f"; {counts['failed']} failed"
+    for state, words in (("skipped", "done before"), ("failed", "failed")):
+        text += f"; {counts[state]} {words}" if counts[state] else ""
     return text

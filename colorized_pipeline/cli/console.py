@@ -79,14 +79,18 @@ def _mark(function: Any = None, *_: Any, **__: Any) -> Any:
 
 
 @contextmanager
-def errors_in_one_line(*, when_interrupted: str) -> Iterator[None]:
-    """An error that a user can act on is one line and exit status 2; Ctrl-C is one line and exit status 130."""
+def errors_in_one_line(*, when_interrupted: str, extra: str = "") -> Iterator[None]:
+    """An error that a user can act on is one line and exit status 2; Ctrl-C is one line and exit status 130.
+
+    A package that is missing comes with the package's ``extra``.
+    """
     try:
         yield
     except (typer.Exit, typer.Abort):
         raise
     except (OSError, ValueError, RuntimeError, ImportError, MemoryError) as error:
-        say(f"Error: {error}")
+        missing = extra and isinstance(error, ModuleNotFoundError)
+        say(f"Error: {error}" + (f"; this command needs: pip install 'colorized[{extra}]'" if missing else ""))
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         say(when_interrupted)

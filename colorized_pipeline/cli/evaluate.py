@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -103,7 +104,7 @@ class Measures:
         return QUICK if self.quick else Extent(**{name: getattr(self, name) for name in taken})
 
 
-@command
+@partial(command, extra="train,evaluate")
 def evaluate(
     photos: Annotated[
         list[str], typer.Argument(help="Colour photos: a folder, parquet files, or a dataset on the Hub.")
@@ -120,15 +121,9 @@ def evaluate(
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps photos' features for next time.")] = None,
     device: Device = None,
 ) -> None:
-    r"""Measure a checkpoint on colour photos: distances, colours, faces, edges, uncertainty, beside its baselines.
-
-    Needs `pip install 'colorized\[train,evaluate]'`.
-    """
-    try:
-        from ..evaluation.report import evaluate as measure
-        from ..evaluation.tables import write_card
-    except ImportError as error:
-        raise ImportError(f"{error}; evaluating needs: pip install 'colorized[train,evaluate]'") from error
+    """Measure a checkpoint on colour photos: distances, colours, faces, edges, uncertainty, beside its baselines."""
+    from ..evaluation.report import evaluate as measure
+    from ..evaluation.tables import write_card
     from ..loading import load_pipeline, load_with_own_code, quieten_libraries
 
     quieten_libraries()
@@ -156,7 +151,7 @@ def evaluate(
     typer.echo((output / "report.md").read_text())
 
 
-@command
+@partial(command, extra="train")
 def sheet(
     photos: Annotated[list[str], typer.Argument(help="A folder of photos, or parquet files; grey or colour.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Picture; with several pages NAME-1, NAME-2, ...")],
@@ -171,21 +166,14 @@ def sheet(
     beside: Annotated[list[str] | None, typer.Option(help="NAME=CHECKPOINT: its colours too. Repeatable.")] = None,
     device: Device = None,
 ) -> None:
-    r"""Show photos grey, colorized and, where they have colours, true, on pages large enough to judge faces.
-
-    Needs `pip install 'colorized\[train]'`.
-    """
-    try:
-        from ..training.sources import open_source
-    except ImportError as error:
-        raise ImportError(f"{error}; sheets need: pip install 'colorized[train]'") from error
+    """Show photos grey, colorized and, where they have colours, true, on pages large enough to judge faces."""
     import torch
 
     from ..batch.sheets import in_rows, paint_columns
     from ..diffusion.color import lab_to_rgb, lightness_to_gray
     from ..loading import load_pipeline, quieten_libraries
     from ..training.index import NEARLY_GRAY
-    from ..training.sources import decode_lab8
+    from ..training.sources import decode_lab8, open_source
 
     quieten_libraries()
     source = open_source(photos)

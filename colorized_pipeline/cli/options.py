@@ -28,10 +28,11 @@ def named_checkpoint(text: str) -> tuple[str, str]:
     return name, checkpoint
 
 
-def command(function: Callable[..., None]) -> Callable[..., None]:
+def command(function: Callable[..., None], *, extra: str = "") -> Callable[..., None]:
     """A function as a command: errors are one line, and each parameter that is a dataclass stands for its fields.
 
     The fields become options in a panel of the help; the panel's title is the first line of the dataclass's docstring.
+    ``extra`` is that of the package which the command needs.
     """
     groups: dict[str, type] = {}
     parameters: list[inspect.Parameter] = []
@@ -45,12 +46,15 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     @wraps(function)
     def run(**values: Any) -> None:
         silence_image_warnings()
-        with errors_in_one_line(when_interrupted="Interrupted; run the same command again to go on"):
+        with errors_in_one_line(when_interrupted="Interrupted; run the same command again to go on", extra=extra):
             for name, group in groups.items():
                 values[name] = group(**{one.name: values.pop(one.name) for one in fields(group) if one.name in values})
             function(**values)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__doc__ = (
+        f"{function.__doc__}\n\n    Needs `pip install 'colorized\\[{extra}]'`." if extra else function.__doc__
+    )
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
 

@@ -1,5 +1,6 @@
 """``colorized publish``: a web site of colour copies beside their scans."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from .console import say, show
 from .options import command
 
 
-@command
+@partial(command, extra="publish")
 def publish(
     colors: Annotated[Path, typer.Argument(help='Output folder of "colorized colorize".', file_okay=False)],
     source: Annotated[Path, typer.Option(help="Folder of the scans that the colours were made from.")],
@@ -26,10 +27,10 @@ def publish(
         ),
     ] = None,
 ) -> None:
-    r"""Write a web site: grey and colours to choose from, by IIIF, with the note that the colours are a model's.
+    """Write a web site: grey and colours to choose from, by IIIF, with the note that the colours are a model's.
 
     It needs no program on the server and no network. Photos whose scan isn't found are named, the others go on, and
-    the exit status is 1. Needs `pip install 'colorized\[publish]'`.
+    the exit status is 1.
     """
     from tqdm import tqdm
 

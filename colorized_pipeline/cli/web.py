@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -31,7 +32,7 @@ def _taken(host: str, port: int) -> OSError:
     return OSError(f"can't listen on {host}, port {port}: it is taken or not allowed; try --port")
 
 
-@command
+@partial(command, extra="app")
 def serve_page(
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
@@ -41,17 +42,14 @@ def serve_page(
     *,
     limits: PageLimits,
 ) -> None:
-    r"""Serve a web page: drop a photo, compare before and after, pick a variant, download; or many photos into a ZIP.
+    """Serve a web page: drop a photo, compare before and after, pick a variant, download; or many photos into a ZIP.
 
-    Needs `pip install 'colorized\[app]'`. Nothing leaves this machine.
+    Nothing leaves this machine.
     """
     with _folder("app") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         with quick_start():
-            try:
-                from ..app import build_page, launch
-            except ImportError as error:
-                raise ImportError(f"{error}; the page needs: pip install 'colorized[app]'") from None
+            from ..app import build_page, launch
             from ..loading import load_pipeline, quieten_libraries
 
             quieten_libraries()
@@ -65,7 +63,7 @@ def serve_page(
         page.block_thread()
 
 
-@command
+@partial(command, extra="serve")
 def serve_api(
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
@@ -82,17 +80,14 @@ def serve_api(
     *,
     limits: ServerLimits,
 ) -> None:
-    r"""Serve photos by HTTP: POST a photo to /colorize, get its colour copy; /jobs takes many; /docs describes all.
+    """Serve photos by HTTP: POST a photo to /colorize, get its colour copy; /jobs takes many; /docs describes all.
 
-    Needs `pip install 'colorized\[serve]'`. Nothing leaves this machine, and nothing of a request stays on it.
+    Nothing leaves this machine, and nothing of a request stays on it.
     """
     with _folder("serve"):
         with quick_start():
-            try:
-                from ..serve import make_server, run_server
-            except ImportError as error:
-                raise ImportError(f"{error}; the server needs: pip install 'colorized[serve]'") from None
             from ..loading import load_pipeline, quieten_libraries
+            from ..serve import make_server, run_server
 
             quieten_libraries()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
