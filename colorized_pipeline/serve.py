@@ -257,7 +257,9 @@ def make_server(pipe: ColorizationPipeline, limits: ServerLimits, *, token: str 
         responses={"4XX": {"model": Refusal, "description": "Refused: `detail` says why."}},
         dependencies=[Depends(HTTPBearer(auto_error=False))] if token else [],
     )
-    server.add_exception_handler(RequestValidationError, _explain_form)
+    server.add_exception_handler(
+        RequestValidationError, lambda _, error: JSONResponse({"detail": "; ".join(map(_fault, error.errors()))}, 422)
+    )
     server.add_middleware(LimitsMiddleware, service=service, token=token)
     _add_photos(server, service)
     _add_jobs(server, service)
@@ -274,10 +276,6 @@ def make_server(pipe: ColorizationPipeline, limits: ServerLimits, *, token: str 
         return {"status": "ok", "version": __version__, "checkpoint": service.checkpoint, **load}
 
     return server
-
-
-def _explain_form(_: Request, error: Any) -> JSONResponse:
-    return JSONResponse({"detail": "; ".join(map(_fault, error.errors()))}, 422)
 
 
 def _fault(found: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any
 
 import imagecodecs
@@ -311,7 +312,8 @@ def _write_png(stream: IO[bytes], parts: Iterable[_Strips]) -> None:
     if part.exif:
         stream.write(_chunk(b"eXIf", pack_block(part.exif)))
     if block := photoshop_block(part.metadata):  # as ImageMagick and exiftool write it
-        raw = b"\niptc\n%8d\n" % len(block) + b"\n".join(_in_lines(block.hex().encode(), 72)) + b"\n"
+        lines = [block[start : start + 36].hex() for start in range(0, len(block), 36)]
+        raw = "\n".join(["", "iptc", f"{len(block):8}", *lines, ""]).encode()
         stream.write(_chunk(b"zTXt", b"Raw profile type iptc\0\0" + zlib.compress(raw)))
     for text in part.metadata.texts:
         keyword = text.keyword.encode("latin-1", "replace")[:79] or b"Comment"
@@ -319,10 +321,6 @@ def _write_png(stream: IO[bytes], parts: Iterable[_Strips]) -> None:
         head = keyword + b"\0\0\0" + text.language.encode("ascii", "replace") + b"\0\0"
         stream.write(_chunk(b"iTXt", head + content.encode("utf-8", "replace")))
     stream.write(encoded[header:])
-
-
-def _in_lines(data: bytes, length: int) -> list[bytes]:
-    return [data[start : start + length] for start in range(0, len(data), length)]
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
@@ -423,18 +421,11 @@ def _append_children(stream: IO[bytes], children: list[dict[int, Directory]]) ->
         stream.write(struct.pack("<Q" if wide else "<I", position))
 
 
-def _write_bmp(stream: IO[bytes], parts: Iterable[_Strips]) -> None:
+def _write_plain(format_name: str, stream: IO[bytes], parts: Iterable[_Strips]) -> None:
+    """A format without a place for XMP: behind the picture it is found by scanning (XMP Specification Part 3, 1.2)."""
     part = _one(parts)
     options = {"dpi": part.metadata.dpi} if part.metadata.dpi else {}
-    Image.fromarray(part.array()).save(stream, format="BMP", **options)
-    # BMP has no place for XMP; behind the picture it is found by scanning (XMP Specification Part 3, 1.2)
-    stream.seek(0, io.SEEK_END)
-    stream.write(part.xmp)
-
-
-def _write_ppm(stream: IO[bytes], parts: Iterable[_Strips]) -> None:
-    part = _one(parts)
-    Image.fromarray(part.array()).save(stream, format="PPM")
+    Image.fromarray(part.array()).save(stream, format=format_name, **options)
     stream.seek(0, io.SEEK_END)
     stream.write(part.xmp)
 
@@ -488,7 +479,7 @@ FORMATS: Mapping[str, CopyFormat] = {
     "PNG": CopyFormat(_write_png, deep=True),
     "TIFF": CopyFormat(_write_tiff, deep=True, pages=True),
     "WEBP": CopyFormat(_write_webp, iptc=False),
-    "BMP": CopyFormat(_write_bmp, exif=False, iptc=False),
-    "PPM": CopyFormat(_write_ppm, exif=False, iptc=False, resolution=False),
+    "BMP": CopyFormat(partial(_write_plain, "BMP"), exif=False, iptc=False),
+    "PPM": CopyFormat(partial(_write_plain, "PPM"), exif=False, iptc=False, resolution=False),
     "JPEG2000": CopyFormat(_write_jp2),
 }

@@ -64,16 +64,7 @@ class ResultFile:
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes the results of photos, each whole or not at all, and records them.
-
-    Attributes:
-        pipe: what drew them.
-        settings: of every photo.
-        manifest: where results are recorded.
-        temporary: folder for unfinished files.
-        signer: adds a signed C2PA manifest to each copy.
-        keep_times: copies get the time stamps of their scans.
-    """
+    """Writes the results of photos, each whole or not at all, and records them. Attributes as of :class:`Batch`."""
 
     pipe: ColorizationPipeline
     settings: Settings

@@ -24,7 +24,7 @@ from .console import printable, quick_start, say, show
 from .options import Checkpoint, Device, Precision, command
 
 if TYPE_CHECKING:
-    from ..archive.files import Found, Job
+    from ..archive.files import Job
     from ..archive.provenance import Signer
     from ..batch.overlap import Batch, Outcome
     from ..batch.shards import Part
@@ -107,6 +107,11 @@ class Files:
                 raise ImportError(f"{option} needs one more package: pip install 'colorized[{extra}]'")
         if self.watch and (self.ray or self.shard != "0/1" or int(os.environ.get("WORLD_SIZE", "1")) > 1):
             raise ValueError("--watch works in one process: leave out --ray, --shard, torchrun and accelerate")
+
+    @property
+    def suffix(self) -> str:
+        """The ending of all results; empty where each is to have its photo's."""
+        return "" if self.file_format == "same" else f".{self.file_format}"
 
 
 @dataclass(frozen=True)
@@ -385,7 +390,7 @@ def colorize(
     A photo that can't be done is named with the reason, the others go on, and the exit status is 1. Under
     "torchrun" or "accelerate launch" the processes share the work.
     """
-    from ..archive.files import find_photos
+    from ..archive.files import find_photos, plan_jobs
 
     labels.make_signer()  # what is wrong with it is said before the work
     files = replace(files, recursive=files.recursive or files.watch or files.ray is not None)
@@ -395,9 +400,19 @@ def colorize(
         inputs, origins, missing = _fetch(photos, files)
         for _ in _changes(inputs, files.output) if files.watch else [None]:
             found = find_photos(inputs, recursive=files.recursive, output=files.output, may_be_none=files.watch)
-            jobs = [replace(job, origin=origins.get(job.source, {})) for job in _plan(found, inputs, order)]
+            jobs = plan_jobs(
+                found,
+                files.output,
+                inputs=inputs,
+                recursive=files.recursive,
+                suffix=files.suffix,
+                results=order.results,
+            )
+            jobs = [replace(job, origin=origins.get(job.source, {})) for job in jobs]
             if files.dry_run:
-                failed = _show_plan(jobs)
+                for job in jobs:
+                    show(f"{job.source} -> {job.refusal or job.target}")
+                failed = sum(bool(job.refusal) for job in jobs)
                 break
             jobs = known.add(jobs, network, colors, files)
             if jobs:
@@ -428,8 +443,7 @@ def _pipes(photos: list[str], order: Order) -> "Iterator[tuple[list[str], Order]
         if not into_pipe:
             yield [str(photo)], order
             return
-        suffix = result_suffix(photo) if files.file_format == "same" else f".{files.file_format}"
-        result = Path(folder, f"stdout{suffix}")
+        result = Path(folder, f"stdout{files.suffix or result_suffix(photo)}")
         with redirect_stdout(sys.stderr):  # nothing but the photo goes there
             yield [str(photo)], replace(order, files=replace(files, output=result))
         if result.exists():
@@ -467,13 +481,6 @@ def _changes(folders: list[Path], output: Path) -> "Iterator[None]":
         first = False
 
 
-def _show_plan(jobs: "list[Job]") -> int:
-    """Says where each photo would go; returns how many can't."""
-    for job in jobs:
-        show(f"{job.source} -> {job.refusal or job.target}")
-    return sum(bool(job.refusal) for job in jobs)
-
-
 def _fetch(photos: list[str], files: Files) -> tuple[list[Path], dict[Path, dict[str, str]], int]:
     """The inputs as files and folders, what is known of the origin of fetched ones, and how many couldn't be had."""
     from ..publish.source import fetch_photos, is_manifest
@@ -496,16 +503,6 @@ def _fetch(photos: list[str], files: Files) -> tuple[list[Path], dict[Path, dict
     if not inputs:
         raise ValueError(f"{photos[0]}: none of its pictures could be fetched")
     return inputs, origins, missing
-
-
-def _plan(found: "Found", photos: list[Path], order: Order) -> "list[Job]":
-    from ..archive.files import plan_jobs
-
-    files = order.files
-    suffix = "" if files.file_format == "same" else f".{files.file_format}"
-    return plan_jobs(
-        found, files.output, inputs=photos, recursive=files.recursive, suffix=suffix, results=order.results
-    )
 
 
 def _run(order: Order, jobs: "list[Job]", *, notes: "Sequence[str]") -> int:
@@ -562,8 +559,6 @@ def _follow(
 
     Args:
         start: begins the work, given what is to be called at each step of a single photo.
-        order: what is done.
-        notes: on the photos that were found.
         steps: of a single photo, if they are to be shown.
     """
     from tqdm import tqdm

@@ -81,12 +81,7 @@ def build_manifest(
 ) -> dict[str, Any]:
     """The manifest of a folder: each page of each photo is a canvas.
 
-    Args:
-        url: of the manifest.
-        title: of the folder.
-        photos: in their order.
-        collection: URL of the collection that it is part of.
-        page: URL of the web page that shows it.
+    ``url`` is its own, ``collection`` that of what it is part of, ``page`` that of the web page that shows it.
     """
     rights = {photo.rights for photo in photos}
     return {

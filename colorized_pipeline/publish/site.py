@@ -32,12 +32,9 @@ def publish_site(
     """Write a site. The same folder again: pictures that haven't changed stay, those no longer published go.
 
     Args:
-        results: what to publish.
         output: folder of the site: new, empty, or of a site before.
         base_url: address that the folder will have on the web.
-        title: of the collection.
         rights: URI of a licence or rights statement, for photos whose metadata name none.
-        on_photo: called after each photo.
 
     Returns:
         How many canvases the manifests have, pages of all photos, and what is wrong with photos that are left out.

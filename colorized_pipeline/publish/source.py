@@ -187,13 +187,10 @@ def _canvas(canvas: dict[str, Any], bodies: list[Any], rights: str) -> _Canvas:
         body = body["items"][0]
     if body.get("@type") == "oa:Choice":
         body = body["default"]
-    addresses = dict.fromkeys(_addresses(body)) if _is_image(body) else {}
+    is_image = str(body.get("type") or body.get("@type") or "Image").endswith("Image")
+    addresses = dict.fromkeys(_addresses(body)) if is_image else {}
     own = canvas.get("rights") or canvas.get("license") or rights
     return _Canvas(_identity(canvas), _title(canvas), str(own), tuple(addresses))
-
-
-def _is_image(body: dict[str, Any]) -> bool:
-    return str(body.get("type") or body.get("@type") or "Image").endswith("Image")
 
 
 def _addresses(body: dict[str, Any]) -> Iterator[str]:
