@@ -82,6 +82,27 @@ def test_the_compiler_waits_until_it_is_used(checkpoint: Path) -> None:
     assert done.stdout.splitlines() == ["", "True False True", "[2.0, 2.0]"], done.stderr
 
 
+CATALOGUES = """
+import sys
+from colorized_pipeline.cli.console import quick_start
+with quick_start():
+    from colorized_pipeline import load_pipeline
+    load_pipeline(sys.argv[1])
+modules = ("transformer_2d", "dit_transformer_2d")
+print(*[f"diffusers.models.transformers.{name}" in sys.modules for name in modules])
+import diffusers, transformers
+from diffusers.models.transformers import DiTTransformer2DModel, Transformer2DModel
+print(Transformer2DModel is diffusers.Transformer2DModel, diffusers.models.transformers.transformer_2d.__name__)
+print(transformers.models.vit.ViTConfig is transformers.ViTConfig, diffusers.AutoencoderKL.__name__)
+"""
+
+
+def test_catalogues_of_models_open_when_they_are_used(checkpoint: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", CATALOGUES, str(checkpoint)], capture_output=True, text=True)
+    expected = ["True False", "True diffusers.models.transformers.transformer_2d", "True AutoencoderKL"]
+    assert done.stdout.splitlines() == expected, done.stderr
+
+
 def test_the_package_names_what_it_has() -> None:
     import colorized_pipeline
 

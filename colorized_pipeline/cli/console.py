@@ -7,13 +7,20 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import Any
 
 import typer
 
 _COMPILER = "torch._dynamo"
+# Packages that import all of their models, or search through the files of all, when one of them is imported
+_CATALOGUES = (
+    "transformers.models",
+    "diffusers.models.unets",
+    "diffusers.models.transformers",
+    "diffusers.models.autoencoders",
+)
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
 
@@ -30,6 +37,8 @@ def quick_start() -> Iterator[None]:
     gc.disable()
     if os.environ.get("WORLD_SIZE", "1") == "1":
         _leave_out_compiler()
+        for name in _CATALOGUES:
+            _leave_unopened(name)
     try:
         yield
     finally:
@@ -72,6 +81,32 @@ class _Compiler(ModuleType):
                     del sys.modules[one]
         real = import_module(_COMPILER)
         return getattr(real if hasattr(real, name) else real.eval_frame, name)
+
+
+def _leave_unopened(name: str) -> None:
+    if (spec := find_spec(name)) and name not in sys.modules:
+        parent, _, child = name.rpartition(".")
+        sys.modules[name] = module_from_spec(spec)
+        sys.modules[name].__class__ = _Unopened
+        setattr(sys.modules[parent], child, sys.modules[name])
+
+
+class _Unopened(ModuleType):
+    """A package from which modules can be imported before its own code runs: when something else is asked of it."""
+
+    _opened = False
+
+    def __getattr__(self, name: str) -> Any:
+        spec = self.__spec__
+        if spec and spec.loader and not name.startswith("__"):
+            if not self._opened:
+                self._opened = True
+                spec.loader.exec_module(self)
+            if name in self.__dict__:
+                return self.__dict__[name]
+            if sys.modules[spec.name] is not self:  # it has put another in its place
+                return getattr(sys.modules[spec.name], name)
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
 
 def _mark(function: Any = None, *_: Any, **__: Any) -> Any:
