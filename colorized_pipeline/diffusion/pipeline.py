@@ -128,6 +128,8 @@ class ColorizationPipeline(DiffusionPipeline):
             condition dropout.
         uncertainty_fit: what differences of variants say about the truth, see :func:`state_uncertainty`.
         encoder_layers, encoder_mean, encoder_std, encoder_scale: see :func:`encode_lightness`.
+        initial_noise: what drawing starts from, in units of the noise of the first timestep: 1 is a sample of it; 0 is
+            its mean, which makes the first prediction the same for every seed, and colours calmer.
         objective: ``"diffusion"``, or ``"regression"`` for a UNet trained to predict mean chroma in one pass (a
             baseline; steps and scheduler then mean nothing).
 
@@ -155,6 +157,7 @@ class ColorizationPipeline(DiffusionPipeline):
         encoder_mean: float = 127 / 255,
         encoder_std: float = 128 / 255,
         encoder_scale: int = 1,
+        initial_noise: float = 1.0,
         objective: str = "diffusion",
         uncertainty_fit: list[float] | tuple[float, float] | None = None,
     ) -> None:
@@ -179,6 +182,7 @@ class ColorizationPipeline(DiffusionPipeline):
             encoder_mean=encoder_mean,
             encoder_std=encoder_std,
             encoder_scale=encoder_scale,
+            initial_noise=initial_noise,
             objective=objective,
             uncertainty_fit=None if uncertainty_fit is None else list(uncertainty_fit),
         )
@@ -344,7 +348,7 @@ class ColorizationPipeline(DiffusionPipeline):
         extra = {"generator": list(generators)} if takes_generator else {}
 
         latents = randn_tensor(shape, generator=list(generators), device=device, dtype=torch.float32)
-        latents = latents * scheduler.init_noise_sigma
+        latents = latents * (scheduler.init_noise_sigma * self.config.initial_noise)
         for step, timestep in enumerate(scheduler.timesteps):
             noisy = scheduler.scale_model_input(latents, timestep)
             predict = partial(self.predict, timestep=timestep, condition=condition, guidance_scale=guidance)

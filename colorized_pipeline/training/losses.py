@@ -218,8 +218,8 @@ class LastStage:
     def draw(
         self, unet: Any, condition: Tensor, noise: Tensor, *, steps: int, generator: torch.Generator | None
     ) -> Tensor:
-        """The prediction of x_0 ``[B, N, h, w]`` after so many steps from pure noise; gradients come from the last."""
-        latents = noise
+        """The prediction of x_0 ``[B, N, h, w]`` after so many steps; gradients come from the last."""
+        latents = noise * self.pipe.config.initial_noise
         for number, timestep in enumerate(self.scheduler.timesteps[:steps], start=1):
             with torch.set_grad_enabled(number == steps and torch.is_grad_enabled()):
                 predicted = unet(torch.cat((condition, latents), dim=1), timestep).sample.float()

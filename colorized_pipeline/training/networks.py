@@ -108,7 +108,7 @@ def _set_up_checkpoint(pipe: ColorizationPipeline, options: Options) -> None:
         encoder_scale=options.model.encoder_scale, objective=objective.objective, uncertainty_fit=None
     )
     if objective.last_stage_steps:
-        pipe.register_to_config(default_steps=objective.last_stage_steps, default_guidance=1.0)
+        pipe.register_to_config(default_steps=objective.last_stage_steps, default_guidance=1.0, initial_noise=0.0)
     if objective.objective == "diffusion" and pipe.config.default_guidance != 1 and not objective.condition_dropout:
         logger.warning(
             "%s is drawn with guidance %g, which training without --condition_dropout slowly spoils; add "
