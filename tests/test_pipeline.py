@@ -527,3 +527,16 @@ def test_unet_of_another_kind_is_refused(plain_pipe: ColorizationPipeline) -> No
     )
     with pytest.raises(ValueError, match="out_channels=2"):
         ColorizationPipeline(unet=unet, scheduler=make_scheduler())
+
+
+def test_drawing_may_start_from_the_mean_of_the_noise(pipe: ColorizationPipeline) -> None:
+    def draw(seed: int, steps: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return pipe.draw(pipe.prepare(photo(40, 56)), generators=[generator], num_inference_steps=steps)
+
+    digest = pipe.digest()
+    assert pipe.config.initial_noise == 1 and not torch.equal(draw(0, 1), draw(1, 1))
+    pipe.register_to_config(initial_noise=0.0)
+    assert torch.allclose(draw(0, 1), draw(1, 1), atol=1e-4)  # the first prediction is the same
+    assert not torch.equal(draw(0, 3), draw(1, 3))  # noise comes in with the steps
+    assert pipe.digest() != digest

@@ -269,7 +269,7 @@ def test_the_last_stage_draws_without_guidance_and_resumes_to_the_bit(
     }  # fmt: skip
     run(command(photos, tmp_path / "whole", **flags), ACCELERATE_USE_CPU="true")
     pipe = ColorizationPipeline.from_pretrained(tmp_path / "whole")
-    assert (pipe.config.default_steps, pipe.config.default_guidance) == (3, 1.0)
+    assert (pipe.config.default_steps, pipe.config.default_guidance, pipe.config.initial_noise) == (3, 1.0, 0.0)
     rows = [json.loads(line) for line in (tmp_path / "whole" / "validation.jsonl").read_text().splitlines()]
     assert all(0 < row["drawn_loss"] < 10 and row["drawn_loss"] != row["loss"] for row in rows)
     resumed = resumed_from(tmp_path / "whole", 3, tmp_path / "resumed")

@@ -505,8 +505,11 @@ class ColorizationPipeline(DiffusionPipeline):
             for name, value in sorted(part.state_dict().items()) if part is not None else ():
                 weights.update(name.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
         left_out = {"default_steps", "default_guidance", "working_size", "unet", "scheduler", "image_encoder"}
-        if self.config.uncertainty_fit is None:
-            left_out.add("uncertainty_fit")
+        neutral = {
+            "uncertainty_fit": None,
+            "initial_noise": 1.0,
+        }  # checkpoints from before these are known by the same
+        left_out |= {name for name, value in neutral.items() if self.config[name] == value}
         configs = [
             {name: value for name, value in one.items() if not name.startswith("_") and name not in left_out}
             for one in (self.config, self.unet.config, self.scheduler.config)
