@@ -42,7 +42,8 @@ class Colors:
         ),
     ] = None
     borders: Annotated[
-        bool, typer.Option("--borders/--no-borders", help="Find plain mounts and padding, and leave them grey.")
+        bool,
+        typer.Option("--borders/--no-borders", help="Find plain mounts, padding and film edges, and leave them grey."),
     ] = True
 
 

@@ -105,6 +105,17 @@ def test_every_how_to_is_one_step_from_the_first_page(page: str) -> None:
     assert not [file.name for file in (ROOT / "docs/how-to").glob("*.md") if f"how-to/{file.name})" not in text]
 
 
+def test_what_users_can_have_is_told(our_options: dict[str, set[str]]) -> None:
+    """Each extra of the package where it is installed, and each command in the list of what is new."""
+    extras = re.search(r"optional-dependencies\]\n(.*?)\n\[", (ROOT / "pyproject.toml").read_text(), re.DOTALL)
+    assert extras
+    names = set(re.findall(r"^(\w+) = ", extras[1], re.MULTILINE)) - {"test", "figures"}  # of those who work on it
+    install = " ".join(re.findall(r"'\.\[(.*?)\]'", (ROOT / "docs/how-to/install.md").read_text()))
+    assert len(names) >= 11 and not names - set(re.findall(r"\w+", install))
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    assert not [name for name in our_options if name and f"`colorized {name}`" not in changes]
+
+
 OTHERS = {  # options of programs that aren't ours
     *("--nproc_per_node", "--standalone", "--multi_gpu", "--num_processes", "--num_machines", "--machine_rank"),
     *("--main_process_ip", "--main_process_port", "--cpu", "--dynamo_backend", "--no-deps", "--array", "--gres"),
