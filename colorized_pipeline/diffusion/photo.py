@@ -31,6 +31,7 @@ from .reading import (
     DEFAULT_MAX_MEGAPIXELS,
     PhotoError,
     Pixels,
+    check_floats,
     naming,
     pixels_of_image,
     read_gray,
@@ -163,7 +164,9 @@ def _values_of(image: PIL.Image.Image | np.ndarray | torch.Tensor) -> Pixels | t
         return pixels_of_image(_meant(image))
     values = _channels_last(image)
     if values.dtype.kind == "f":
-        return torch.from_numpy(_check_floats(values)).movedim(-1, 0)
+        values = values.astype(np.float32)
+        check_floats(values, "divide by 255, or give 8 or 16-bit whole numbers")
+        return torch.from_numpy(values).movedim(-1, 0)
     return Pixels(values, "GRAY" if values.shape[-1] == 1 else "RGB ")
 
 
@@ -218,19 +221,6 @@ def _meant(image: PIL.Image.Image) -> PIL.Image.Image:
             "mode goes from 0 to 65535; if it is 8-bit grey, convert it to mode L"
         )
     return image
-
-
-def _check_floats(values: np.ndarray) -> np.ndarray:
-    """Floats that lie in [0, 1], as float32."""
-    values = values.astype(np.float32)
-    if not np.isfinite(values).all():
-        raise PhotoError("image holds NaN or infinite values")
-    if values.min() < 0 or values.max() > 1:
-        raise PhotoError(
-            f"image is {values.dtype} with values from {values.min():g} to {values.max():g}; floats must lie "
-            "in [0, 1] (divide by 255, or pass 8 or 16-bit whole numbers)"
-        )
-    return values
 
 
 @dataclass

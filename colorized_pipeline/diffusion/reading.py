@@ -527,16 +527,19 @@ def _palette_of(page: Any) -> np.ndarray:
 # Values
 
 
+def check_floats(values: np.ndarray, remedy: str) -> None:
+    """Raises ``PhotoError`` for floats outside of [0, 1]."""
+    if not np.isfinite(values).all():
+        raise PhotoError(f"it holds NaN or infinite values; {remedy}")
+    if values.min() < 0 or values.max() > 1:
+        lowest, highest = values.min(), values.max()
+        raise PhotoError(f"floating-point values from {lowest:g} to {highest:g}; they must lie in [0, 1]: {remedy}")
+
+
 def _as_uint16(values: np.ndarray, bits: int | None = None) -> np.ndarray:
     """Whole numbers of ``bits`` bits, or floats in [0, 1], to the full range of uint16."""
     if values.dtype.kind == "f":
-        if not np.isfinite(values).all():
-            raise PhotoError("it holds NaN or infinite values; export it as 16-bit whole numbers")
-        if values.min() < 0 or values.max() > 1:
-            raise PhotoError(
-                f"floating-point values from {values.min():g} to {values.max():g}; they must lie in [0, 1]: "
-                "export it as 16-bit whole numbers"
-            )
+        check_floats(values, "export it as 16-bit whole numbers")
         return np.round(values * np.float32(_UINT16_MAX)).astype(np.uint16)
     if values.dtype == np.uint16 and bits in (None, 16):
         return values
