@@ -20,7 +20,7 @@ from scipy import stats
 from skimage import data
 
 from colorized_pipeline import DEFAULT_CHECKPOINT, ColorizationPipeline
-from colorized_pipeline.batch.sheets import paint_sheet
+from colorized_pipeline.batch.sheets import paint_sheet, to_image
 from colorized_pipeline.diffusion.color import downsample_chroma, fit_gamut, lab_to_rgb, rgb_to_lab
 from colorized_pipeline.evaluation.bound import predicted_clean
 from colorized_pipeline.evaluation.photos import read_photos
@@ -43,7 +43,7 @@ def schedule(kind: str, steps: int) -> DDPMScheduler:
 
 
 def square(name: str, *, size: float = 1.0, top: float = 0.5, left: float = 0.5) -> torch.Tensor:
-    """A square of a photograph of scikit-image, the middle if not told, CIELAB ``[3, EDGE, EDGE]``.
+    """A square of a photograph of scikit-image, by default the middle, CIELAB ``[3, EDGE, EDGE]``.
 
     Args:
         size: of its edge, against the photograph's shorter side.
@@ -69,8 +69,7 @@ def skimage_crops(generator: torch.Generator) -> torch.Tensor:
 def paint(lightness: torch.Tensor, chroma: torch.Tensor) -> Image.Image:
     """L* ``[1, EDGE, EDGE]`` under a*, b* ``[2, h, w]`` in CIELAB units, as a picture."""
     large = F.interpolate(chroma[None], lightness.shape[-2:], mode="bilinear")[0]
-    rgb = lab_to_rgb(fit_gamut(torch.cat((lightness, large)))).clamp(0, 1)
-    return Image.fromarray((rgb.movedim(0, -1) * 255).round().to(torch.uint8).numpy())
+    return to_image(lab_to_rgb(fit_gamut(torch.cat((lightness, large)))))
 
 
 def strip(rows: list[tuple[str, list[tuple[str, Image.Image]]]]) -> Image.Image:

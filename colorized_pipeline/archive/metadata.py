@@ -34,6 +34,7 @@ JP2_XMP = bytes.fromhex("BE7ACFCB97A942E89C71999491E3AFAC")
 JP2_IPTC = bytes.fromhex("33C7A4D2B81D4723A0BAF1A3E097AD38")
 JP2_PHOTOSHOP = bytes.fromhex("2C4C0100850440B9A03E562148D6DFEB")
 JP2_GEO = bytes.fromhex("B14BF8BD083D4B43A5AE8CD7D5A6CE03")
+_JP2_BLOCKS = {JP2_EXIF: "exif", JP2_XMP: "xmp", JP2_IPTC: "iptc", JP2_PHOTOSHOP: "photoshop", JP2_GEO: "geo"}
 JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
 JPEG_MORE_XMP = b"http://ns.adobe.com/xmp/extension/\0"
 JPEG_PHOTOSHOP = b"Photoshop 3.0\0"
@@ -377,21 +378,12 @@ def _take_raw_profile(kind: str, text: bytes, blocks: _Blocks) -> None:
 
 def _read_jp2(stream: IO[bytes], blocks: _Blocks) -> None:
     for kind, data in _jp2_boxes(stream):
-        identity, content = data[:16], data[16:]
         if kind == "xml ":
             blocks.texts.append(Text("XML", _decoded(data)))
-        elif identity == JP2_EXIF:
-            blocks.exif = content
-        elif identity == JP2_XMP:
-            blocks.xmp = content
-        elif identity == JP2_IPTC:
-            blocks.iptc = content
-        elif identity == JP2_PHOTOSHOP:
-            blocks.photoshop = content
-        elif identity == JP2_GEO:
-            blocks.geo = content
+        elif data[:16] in _JP2_BLOCKS:
+            setattr(blocks, _JP2_BLOCKS[data[:16]], data[16:])
         else:
-            blocks.unknown.append(f"JPEG 2000 box {identity.hex() if kind == 'uuid' else kind.strip()}")
+            blocks.unknown.append(f"JPEG 2000 box {data[:16].hex() if kind == 'uuid' else kind.strip()}")
 
 
 def _jp2_boxes(stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:

