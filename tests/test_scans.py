@@ -289,6 +289,17 @@ def test_copies_hold_the_colours_and_the_label(tmp_path: Path, suffix: str) -> N
     assert len(FORMATS) == 7
 
 
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "TIFF"])
+def test_a_copy_is_the_same_from_one_strip_and_from_many(format_name: str) -> None:
+    words = torch.randint(256, (64, 80, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    copies = []
+    for strips in ([words], words.split(10), words[..., :3].split(10)):
+        with io.BytesIO() as stream:
+            write_copy(stream, [ColorPage(64, 80, strips)], format_name=format_name, bits=8)
+            copies.append(stream.getvalue())
+    assert copies[0] == copies[1] == copies[2]
+
+
 def test_16_bits_are_written_where_the_format_holds_them(tmp_path: Path) -> None:
     write(tmp_path / "a.png", bits=16)
     write(tmp_path / "a.tif", bits=16)

@@ -544,14 +544,8 @@ def _plain_borders(small: torch.Tensor) -> tuple[int, int, int, int]:
 
 def _shrink(photo: Lightness, factor: int) -> tuple[torch.Tensor, tuple[float, float]]:
     """L* ``[h, w]``, means of ``factor`` x ``factor`` pixels, and how many rows and columns one stands for."""
-    rows: list[torch.Tensor] = []
-    for top, bottom in photo.strips(multiple_of=factor):
-        groups, rest = divmod(bottom - top, factor)
-        strip = photo.rows(top, bottom)[0]
-        means = [strip[: groups * factor].unflatten(0, (groups, factor)).mean(dim=1)] if groups else []
-        means += [strip[groups * factor :].mean(dim=0, keepdim=True)] if rest else []
-        rows.append(F.avg_pool1d(torch.cat(means), factor, ceil_mode=True, count_include_pad=False))
-    small = torch.cat(rows)
+    strips = (photo.rows(top, bottom) for top, bottom in photo.strips(multiple_of=factor))
+    small = torch.cat([F.avg_pool2d(one, factor, ceil_mode=True, count_include_pad=False)[0] for one in strips])
     return small, (photo.height / small.shape[0], photo.width / small.shape[1])
 
 
