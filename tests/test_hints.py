@@ -74,8 +74,11 @@ def test_the_later_of_two_hints_wins_and_neighbours_do_not_mix(plain_pipe: Color
     assert np.abs(found[:, :28] - KNOWN).max() < 0.3 and np.abs(found[:, 32:] - (-10, 12)).max() < 0.3
 
 
-def test_every_variant_obeys_and_nobody_doubts_a_hint(plain_pipe: ColorizationPipeline) -> None:
-    result = plain_pipe(
+@pytest.mark.parametrize("config", [{}, {"initial_noise": 0.0, "uncertainty_fit": (200.0, 4.0)}])
+def test_every_variant_obeys_and_nobody_doubts_a_hint(config: dict[str, Any]) -> None:
+    pipe = make_pipeline()
+    pipe.register_to_config(**config)
+    result = pipe(
         [grey(), grey(40, 40)],
         generator=torch.Generator().manual_seed(0),
         num_variants=3,

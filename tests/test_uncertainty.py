@@ -254,7 +254,9 @@ def test_a_fit_finds_how_far_off_the_truth_is_and_states_it(fit: tuple[float, fl
     generator = torch.Generator().manual_seed(0)
     spread, lightness = (torch.rand(2, 200_000, generator=generator) * torch.tensor([[12.0], [100.0]])).unbind()
     stated = state_uncertainty(spread, lightness, fit)
-    assert torch.allclose(stated**2, fit[0] * 4 * lightness * (100 - lightness) / 1e4 + fit[1] * spread**2, atol=1e-2)
+    expected = fit[0] * 4 * lightness * (100 - lightness) / 1e4 + fit[1] * spread**2
+    assert torch.allclose(stated[spread > 0.2] ** 2, expected[spread > 0.2], atol=1e-2)
+    assert (state_uncertainty(torch.zeros(3), torch.tensor([10.0, 50.0, 90.0]), fit) == 0).all()  # a known colour
     squared = (torch.randn(2, 200_000, generator=generator) * stated).square().sum(0) / 2 * (1 + 1 / 8)
     found = fit_uncertainty(spread, lightness, squared, variants=8)
     assert found == pytest.approx(fit, rel=0.03, abs=0.5)

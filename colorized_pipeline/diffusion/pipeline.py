@@ -350,7 +350,8 @@ class ColorizationPipeline(DiffusionPipeline):
         latents = randn_tensor(shape, generator=list(generators), device=device, dtype=torch.float32)
         latents = latents * (scheduler.init_noise_sigma * self.config.initial_noise)
         for step, timestep in enumerate(scheduler.timesteps):
-            noisy = scheduler.scale_model_input(latents, timestep)
+            scale = scheduler.scale_model_input(torch.ones((), device=device), timestep)
+            noisy = latents * scale
             predict = partial(self.predict, timestep=timestep, condition=condition, guidance_scale=guidance)
             if not steers:
                 predicted = predict(noisy)
@@ -360,7 +361,7 @@ class ColorizationPipeline(DiffusionPipeline):
                 predicted, moved = steered_prediction(
                     predict, noisy, steers=steers, alpha_bar=alpha_bar, prediction_type=kind
                 )
-                latents = latents + (moved - noisy) * (latents.norm() / noisy.norm())
+                latents = moved / scale
             # The sampler's arithmetic stays in float32: half precision would add its own noise at every step.
             latents = scheduler.step(predicted, timestep, latents, **extra).prev_sample
             if callback_on_step_end:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+_SAME = 0.1  # ΔE*ab that rounding leaves between equal colours
 CONSENSUS_VARIANTS = 8  # how many are drawn when they are compared and no number is given
 
 
@@ -45,6 +46,7 @@ def state_uncertainty(
 
     The network is surer of itself than it is right, and where its colourings agree they can all be wrong. So the
     variance is ``floor * 4 L* (100 - L*) / 100² + factor * spread²``: black and white have no colour to be wrong in.
+    Where all colourings are the same, the colour is known and not drawn: a hint gave it, or a border stays grey.
 
     Args:
         lightness: L* ``[...]``.
@@ -54,7 +56,8 @@ def state_uncertainty(
     if fit is None:
         return spread
     floor, factor = fit
-    return (floor * room_for_color(lightness) + factor * spread.square()).sqrt()
+    drawn = spread > _SAME
+    return (drawn * floor * room_for_color(lightness) + factor * spread.square()).sqrt()
 
 
 def room_for_color(lightness: "torch.Tensor") -> "torch.Tensor":
