@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -456,23 +457,19 @@ class Worker:
         """What was painted, at the photo's own size."""
         if (whole := self._painted(painting)) is None:
             return ()
-        height, width = open_scan(photo, pages="first", sha256="-").sizes[0]
+        height, width = open_scan(photo, pages="first", max_megapixels=self.limits.max_megapixels, sha256="-").sizes[0]
         return (whole.resize((width, height), Image.Resampling.NEAREST),)
 
     def _painted(self, painting: dict[str, Any] | None) -> Image.Image | None:
         layers = [layer.convert("RGBA") for layer in (painting or {}).get("layers", ()) if layer is not None]
         painted = [layer for layer in layers if layer.getchannel("A").point([0] * 128 + [255] * 128).getbbox()]
-        if not painted:
-            return None
-        whole = painted[0]
-        for layer in painted[1:]:
-            whole = Image.alpha_composite(whole, layer)
-        return whole
+        return reduce(Image.alpha_composite, painted) if painted else None
 
     def _preview(self, photo: Path) -> Image.Image:
         """The photo in grey, as the network will see it, at screen size."""
         check_all_pages(photo, self.limits.max_megapixels)
-        return _fit_screen(Image.fromarray(to_8_bits(open_scan(photo, pages="first").read_page())))
+        scan = open_scan(photo, pages="first", max_megapixels=self.limits.max_megapixels, sha256="-")
+        return _fit_screen(Image.fromarray(to_8_bits(scan.read_page())))
 
     def _preview_reference(self, photo: Path) -> Image.Image:
         self._read_palette(photo)

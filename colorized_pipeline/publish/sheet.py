@@ -70,10 +70,11 @@ def draw_publication(gray: np.ndarray, rgb: np.ndarray, *, caption: list[str]) -
     below = 0 if on_photo else len(mask)  # a narrow or low photo has its mark below
     text_top = top + size[1] + below + gap
     sheet = Image.new("RGB", (sheet_width, text_top + sum(step for *_, step in lines) + gap), "white")
-    for number, half in enumerate(shown):
-        sheet.paste(Image.fromarray(half), (gap + number * (pane + gap) + (pane - size[0]) // 2, top))
+    for half, pane_left in zip(shown, (gap, 2 * gap + pane), strict=True):
+        left = pane_left + (pane - size[0]) // 2
+        sheet.paste(Image.fromarray(half), (left, top))
     pixels = np.array(sheet)
-    right = 2 * gap + 2 * pane - (pane - size[0]) // 2 * on_photo - (pane - size[0]) % 2 * on_photo
+    right = left + size[0] if on_photo else pane_left + pane
     bottom = top + size[1] + below
     draw_mark(pixels[bottom - len(mask) : bottom, right - mask.shape[1] : right], mask)
     sheet = Image.fromarray(pixels)
