@@ -17,7 +17,7 @@ import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
-from PIL import Image, ImageOps
+from PIL import Image
 
 from .batch.sheets import paint_sheet, to_tensor
 from .diffusion import pipeline as pipeline_module
@@ -201,8 +201,7 @@ def sample_picture(pipe: ColorizationPipeline, photos: Sequence[Path]) -> Image.
     """One row a photo: grey, then a colorization for each of three seeds, nothing picked."""
     rows = []
     for photo in photos:
-        small = _shrunk(photo)
-        results = [pipe(small, generator=torch.Generator().manual_seed(seed)).images[0] for seed in range(3)]
+        results = [pipe(photo, generator=torch.Generator().manual_seed(seed)).images[0] for seed in range(3)]
         for result in results:
             result.thumbnail((4 * _PICTURE_HEIGHT, _PICTURE_HEIGHT))
         rows.append([lightness_to_gray(rgb_to_lab(to_tensor(results[0]))[:1]).expand(3, -1, -1), *results])
@@ -270,16 +269,6 @@ class BackgroundPush:
                 logger.warning("not pushed (%s), the training goes on: %s", message, error)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _shrunk(photo: Path) -> Image.Image | Path:
-    """An 8-bit photo at the picture's size, to save time; others as they are, for the pipeline to read."""
-    with Image.open(photo) as opened:
-        if opened.mode not in ("L", "RGB"):
-            return photo
-        small = ImageOps.exif_transpose(opened)
-    small.thumbnail((8 * _PICTURE_HEIGHT, _PICTURE_HEIGHT), Image.Resampling.LANCZOS)
-    return small
 
 
 def _run_folder(folder: Path) -> Path | None:
