@@ -359,7 +359,7 @@ class NewFile:
         except OSError as trouble:
             raise _explained(trouble, self.target) from trouble
         finally:
-            with suppress(OSError):  # of a full disk, which has been told
+            with suppress(OSError):  # of a full disk, which is reported already
                 self.stream.close()
             self._path.unlink(missing_ok=True)
         # Of the disk, and not of a scan that is read while its copy is written; Pillow's encoders drop the number

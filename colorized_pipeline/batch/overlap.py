@@ -49,7 +49,7 @@ class Batch:
 
     Args:
         pipe: on its device. On a CPU several batches are drawn at once, one per core, each on a single thread: faster
-            than one batch on all cores, and the sums don't depend on the number of cores.
+            than one batch on all cores, and results don't depend on the number of cores.
         settings: of every photo.
         output: the folder for results, if there is one; no result may lie outside of it.
         manifest: where results are recorded and known ones looked up.

@@ -160,8 +160,8 @@ def draw_rows(
 ) -> torch.Tensor:
     """Draw the chroma ``[N, 2, h, w]`` of N rows of photos of one kind, at most ``settings.batch_size``.
 
-    The network always sees ``batch_size`` rows, a short batch filled up, since its sums come out differently (in the
-    seventh digit) at another size. So a row doesn't depend on its neighbours.
+    The network always sees ``batch_size`` rows, a short batch filled up, since its results differ (in the seventh
+    digit) at another size. So a row doesn't depend on its neighbours.
     """
     filled = [*rows, *([rows[-1]] * (settings.batch_size - len(rows)))]
     drawn = pipe.draw(

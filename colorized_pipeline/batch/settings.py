@@ -92,7 +92,8 @@ class Settings:
         record |= {"hints": describe_hints(self.hints)} if self.hints else {}
         record |= {"tied_to": list(self.tied_to)} if self.tied_to else {}
         record |= {"known": list(self.known)} if self.known else {}
-        if self.reference and not any(one.startswith("reference:") for one in self.known):  # else that says which
+        # One of this photo alone stands in ``known`` already
+        if self.reference and not any(one.startswith("reference:") for one in self.known):
             record["reference_sha256"] = self.reference_sha256
         return record
 

@@ -136,8 +136,8 @@ def open_image(file: Path | io.BytesIO) -> Iterator[PIL.Image.Image]:
             start = stream.read(32)
             if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS:
                 needed("pillow_heif", "HEIC").register_heif_opener()
-            if png_depth(start) and (doubtful := _doubtful_chunks(stream)):
-                source = _without_chunks(stream, doubtful)
+            if png_depth(start) and (refused := _refused_chunks(stream)):
+                source = _without_chunks(stream, refused)
             depth, size = jpeg_frame(stream)
             if depth == 12:
                 image = PIL.Image.new("I;16", size)
@@ -175,7 +175,7 @@ def png_chunks(stream: IO[bytes]) -> Iterator[tuple[int, str, bytes, bool]]:
             stream.seek(place + length + 12)
 
 
-def _doubtful_chunks(stream: IO[bytes]) -> list[tuple[int, int]]:
+def _refused_chunks(stream: IO[bytes]) -> list[tuple[int, int]]:
     """Place and length of a PNG's chunks of text or metadata that libpng would pass over and Pillow refuses.
 
     They have a wrong checksum, or more text than Pillow unpacks.
@@ -372,7 +372,7 @@ def tiff_directories(stream: IO[bytes]) -> Iterator[tuple[int, str, bool]]:
     """Offset, byte order and wideness of each chained directory of a TIFF. EXIF is stored as one.
 
     Raises:
-        PhotoError: for a chain that bites its tail, which tifffile would follow for ever.
+        PhotoError: for a chain that leads back into itself, which tifffile would follow for ever.
         ValueError, struct.error: for a damaged one.
     """
 
