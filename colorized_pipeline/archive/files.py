@@ -138,11 +138,8 @@ def find_photos(
         root = Path(path.resolve().name) if recursive and len(inputs) > 1 else Path()
         inside = _walk(path, output, passed, recursive=recursive)
         if not (inside or may_be_none):
-            raise ValueError(
-                "; ".join(
-                    [f"{path}: no photo in this folder (known: {' '.join(sorted(PHOTO_SUFFIXES))})", *passed.notes()]
-                )
-            )
+            reason = f"{path}: no photo in this folder (known: {' '.join(sorted(PHOTO_SUFFIXES))})"
+            raise ValueError("; ".join([reason, *passed.notes()]))
         for file in sorted(inside):
             found.setdefault(_place(file), (file, root / file.relative_to(path)))
     return Found(list(found.values()), passed.notes())

@@ -192,15 +192,12 @@ def _read_entry(entry: Mapping[str, Any], where: str, folder: Path) -> KnownColo
         if not color or not _is_file(file):
             raise ValueError(f"{where}: colour: no picture {str(color)!r} here; a reference is a colour photo's name")
         return _reference(file, said, where)
-    if isinstance(place, str):
-        numbers = place.replace(",", " ").split()
-        try:
-            place = [float(one) for one in numbers]
-        except ValueError:
-            return _read_picture(place, color, said, where, folder)  # type: ignore[arg-type]
+    numbers = place.replace(",", " ").split() if isinstance(place, str) else place
     try:
-        region = tuple(float(one) for one in place)  # type: ignore[union-attr]
+        region = tuple(float(one) for one in numbers)  # type: ignore[union-attr]
     except (TypeError, ValueError):
+        if isinstance(place, str):
+            return _read_picture(place, color, said, where, folder)
         region = ()
     if len(region) not in (3, 4):
         raise ValueError(f"{where}: place: {entry.get('place')!r} is no place; {_PLACES}")
