@@ -173,13 +173,13 @@ def test_tiles_of_a_larger_picture_fit_together(tmp_path: Path) -> None:
 
     y, x = np.mgrid[:1100, :1700]
     pixels = np.stack([x / 1700 * 255, y / 1100 * 255, (x + y) % 256 / 4], axis=2).astype(np.uint8)
-    image = ImageFolder(tmp_path, BASE).add(pixels, "a")
+    image = ImageFolder(tmp_path, BASE).picture(lambda: pixels, "a")
     service = tmp_path / image.url.rpartition("/")[2]
     for factor in read(service / "info.json")["tiles"][0]["scaleFactors"]:
         small = assembled(service, factor)
         truth = np.asarray(Image.fromarray(pixels).reduce(factor), float)
         assert np.abs(small[: len(truth), : truth.shape[1]] - truth).mean() < 3, factor
-    assert ImageFolder(tmp_path, BASE).find("a") == image
+    assert ImageFolder(tmp_path, BASE).picture(pytest.fail, "a") == image  # known already
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

@@ -138,9 +138,7 @@ def build_xmp(
         ValueError: if ``xmp`` isn't XMP.
     """
     carried = dict(_properties(xmp)) if xmp else {}
-    source = {
-        name: _text(carried[name]) for name in ("xmpMM:DocumentID", "xmpMM:OriginalDocumentID") if name in carried
-    }
+    source = {name: _text(carried[name]) for name in carried if name.startswith("xmpMM:")}
     carried = {name: value for name, value in carried.items() if _is_carried(name)}
     captions = {"dc:description": ("Alt", [caption])} if caption else {}
     for found in (read_iim(iptc or b""), captions, more or {}):
@@ -161,19 +159,12 @@ def build_xmp(
     derived = {
         "stRef:instanceID": f"urn:sha256:{label.source_sha256}",
         "stRef:filePath": quote(label.source_name.encode("utf-8", "surrogateescape")),
+        "stRef:documentID": source.get("xmpMM:DocumentID", ""),
+        "stRef:originalDocumentID": source.get("xmpMM:OriginalDocumentID", ""),
     }
-    if source:
-        derived["stRef:documentID"] = source.get("xmpMM:DocumentID", "")
-        derived["stRef:originalDocumentID"] = source.get("xmpMM:OriginalDocumentID", "")
-
-    elements = list(carried.values())
-    for name, text in ours.items():
-        elements.append(_element(name, [text], ""))
     reference = ET.Element(_tag("xmpMM:DerivedFrom"), {_tag("rdf:parseType"): "Resource"})
-    for name, text in derived.items():
-        if text:
-            reference.append(_element(name, [text], ""))
-    return _packet([*elements, reference])
+    reference.extend(_element(name, [text], "") for name, text in derived.items() if text)
+    return _packet([*carried.values(), *(_element(name, [text], "") for name, text in ours.items()), reference])
 
 
 def _packet(elements: Iterable[ET.Element]) -> bytes:

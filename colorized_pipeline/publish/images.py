@@ -4,11 +4,14 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .results import to_bytes
 
 TILE = 512
 QUALITY = 90
@@ -68,34 +71,31 @@ class ImageFolder:
         self._used: set[str] = set()
         folder.mkdir(parents=True, exist_ok=True)
 
-    def find(self, *content: object) -> PublishedImage | None:
-        """The picture made of this content before, if there is one."""
-        key = self._key(content)
-        file = self.folder / key / "info.json"
-        if not file.is_file():
-            return None
-        self._used.add(key)
-        info = json.loads(file.read_text())
-        small = info["sizes"][0]
-        return PublishedImage(f"{self.url}/{key}", info["width"], info["height"], (small["width"], small["height"]))
-
-    def add(self, pixels: np.ndarray, *content: object, xmp: bytes | None = None) -> PublishedImage:
-        """Write a picture.
+    def picture(self, make: Callable[[], np.ndarray], *content: object, xmp: bytes | None = None) -> PublishedImage:
+        """A picture, written if it wasn't before.
 
         Args:
-            pixels: sRGB ``[H, W, 3]``, uint8.
-            content: what it was made of; equal content gives the same name.
+            make: gives its pixels: grey ``[H, W]`` or sRGB ``[H, W, 3]``, uint8 or uint16.
+            content: what it is made of; equal content gives the same name.
             xmp: label that the whole picture carries.
 
         Raises:
             OSError: if it can't be written.
         """
-        try:
-            return self._add(pixels, self._key(content), xmp)
-        except self._pyvips.Error as error:  # a full disk, or more than JPEG's 65,535 pixels a side
-            raise OSError(f"{self.folder}: a picture can't be written ({' '.join(str(error).split())})") from error
+        key = self._key(content)
+        file = self.folder / key / "info.json"
+        if not file.is_file():
+            try:
+                self._write(to_bytes(make()), key, xmp)
+            except self._pyvips.Error as error:  # a full disk, or more than JPEG's 65,535 pixels a side
+                reason = " ".join(str(error).split())
+                raise OSError(f"{self.folder}: a picture can't be written ({reason})") from error
+        self._used.add(key)
+        info = json.loads(file.read_text())
+        small = info["sizes"][0]
+        return PublishedImage(f"{self.url}/{key}", info["width"], info["height"], (small["width"], small["height"]))
 
-    def _add(self, pixels: np.ndarray, key: str, xmp: bytes | None) -> PublishedImage:
+    def _write(self, pixels: np.ndarray, key: str, xmp: bytes | None) -> None:
         height, width = pixels.shape[:2]
         scale = min(1.0, THUMBNAIL / max(height, width))
         small = max(1, round(width * scale)), max(1, round(height * scale))
@@ -112,8 +112,6 @@ class ImageFolder:
             (made / "info.json").write_text(json.dumps(info, indent=1))
             shutil.rmtree(self.folder / key, ignore_errors=True)
             made.replace(self.folder / key)
-        self._used.add(key)
-        return PublishedImage(f"{self.url}/{key}", width, height, small)
 
     def _save(self, image: Any, folder: Path, xmp: bytes | None) -> None:
         file = folder / "0" / "default.jpg"
@@ -124,7 +122,7 @@ class ImageFolder:
         image.jpegsave(str(file), Q=QUALITY, keep="xmp")
 
     def prune(self) -> None:
-        """Remove pictures that this run neither found nor added: what is withdrawn must go."""
+        """Remove pictures that this run did not ask for: what is withdrawn must go."""
         for folder in self.folder.iterdir():
             if folder.name not in self._used and len(folder.name) == _KEY_LENGTH:
                 shutil.rmtree(folder)

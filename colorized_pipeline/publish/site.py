@@ -4,17 +4,20 @@ import html
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
+
+import numpy as np
 
 from ..archive.files import write_file
 from ..archive.labels import NOTE
 from ..archive.scans import hash_file, open_scan
 from .images import ImageFolder, PublishedImage
 from .manifests import PhotoFacts, build_collection, build_manifest, find_rights
-from .results import Result, page_count, read_map, read_picture, to_bytes
+from .results import Result, page_count, read_map, read_picture
 
 _VIEWER = ("openseadragon.min.js", "openseadragon-LICENSE.txt", "viewer.js", "viewer.css")
 _COLLECTION = "collection.json"
@@ -107,25 +110,21 @@ def _photo(
 
 
 def _choices(result: Result, page: int, images: ImageFolder) -> Iterator[tuple[str, PublishedImage]]:
-    content = ("grey", result.copies[0].source_sha256, page)
-    gray = images.find(*content)
-    if gray is None:
-        scan = open_scan(result.scan, max_megapixels=float("inf"), sha256=result.copies[0].source_sha256)
-        gray = images.add(to_bytes(scan.read_page(page)), *content)
+    sha256 = result.copies[0].source_sha256
+
+    def read_scan() -> np.ndarray:
+        return open_scan(result.scan, max_megapixels=float("inf"), sha256=sha256).read_page(page)
+
+    gray = images.picture(read_scan, "grey", sha256, page)
     yield "Grey: the scan", gray
     for number, copy in enumerate(result.copies, start=1):
         several = f", variant {number}" if len(result.copies) > 1 else ""
-        content = ("colour", hash_file(copy.file), page)
-        yield (
-            f"Colours by a model{several}",
-            images.find(*content) or images.add(to_bytes(read_picture(copy.file, page)), *content, xmp=copy.xmp),
-        )
+        read = partial(read_picture, copy.file, page)
+        yield f"Colours by a model{several}", images.picture(read, "colour", hash_file(copy.file), page, xmp=copy.xmp)
     if result.uncertainty:
-        content = ("uncertainty", hash_file(result.uncertainty), page)
-        yield (
-            "Uncertainty: dark sure, yellow unsure",
-            images.find(*content) or images.add(read_map(result.uncertainty, gray.height, gray.width), *content),
-        )
+        read = partial(read_map, result.uncertainty, gray.height, gray.width)
+        shown = images.picture(read, "uncertainty", hash_file(result.uncertainty), page)
+        yield "Uncertainty: dark sure, yellow unsure", shown
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> Path:
