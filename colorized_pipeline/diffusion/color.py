@@ -181,7 +181,7 @@ def lab_to_rgb8(parts: Iterable[torch.Tensor], height: int, width: int) -> torch
         _check_channels("lab", lab)
         flat = lab.reshape(3, -1)
         steps = _linear_steps(flat)
-        indices = _outside(steps)
+        indices = torch.from_numpy(np.flatnonzero(~_inside(steps)))  # faster than torch's nonzero
         outside.append(indices + done)
         pixels.append(flat.index_select(1, indices))
         _code_words(steps, out=words[done : done + flat.shape[1]])
@@ -219,10 +219,9 @@ def _steps_from_xyz() -> torch.Tensor:
     return (_RGB_FROM_XYZ * torch.tensor(_WHITE_D65, dtype=torch.float64) * scale).float()
 
 
-def _outside(steps: torch.Tensor) -> torch.Tensor:
-    """Indices of pixels that sRGB can't show: as unsigned numbers negative ones are large, too."""
-    largest = steps.numpy().view(np.uint32).max(axis=0)
-    return torch.from_numpy(np.flatnonzero(largest >= _CODES))  # faster than torch's nonzero
+def _inside(steps: torch.Tensor) -> np.ndarray:
+    """Which pixels sRGB can show: as unsigned numbers negative ones are large, too."""
+    return steps.numpy().view(np.uint32).max(axis=0) < _CODES
 
 
 def _code_words(steps: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
@@ -269,11 +268,11 @@ def _chroma_limits() -> torch.Tensor:
     hue = torch.linspace(-2, 2, _LIMIT_HUES + 1).repeat(_LIMIT_ROWS)
     a = 1 - hue.abs()
     direction = torch.stack((a, torch.copysign(1 - a.abs(), hue)))
-    low, width = torch.zeros_like(hue), 512.0
-    for _ in range(_BISECTIONS + 1):
+    low, width = torch.zeros_like(hue), 256.0
+    for _ in range(_BISECTIONS):
         width /= 2
         steps = _linear_steps(torch.cat((lightness[None], direction * (low + width))))
-        low += width * ((steps >= 0) & (steps < _CODES)).all(dim=0)
+        low += width * torch.from_numpy(_inside(steps))
     return low
 
 
