@@ -504,7 +504,8 @@ class ColorizationPipeline(DiffusionPipeline):
         weights = hashlib.sha256()
         for part in (self.unet, self.image_encoder):
             for name, value in sorted(part.state_dict().items()) if part is not None else ():
-                weights.update(name.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
+                weights.update(name.encode())
+                weights.update(value.detach().float().cpu().reshape(-1).numpy())
         left_out = {"default_steps", "default_guidance", "working_size", "unet", "scheduler", "image_encoder"}
         neutral = {
             "uncertainty_fit": None,
