@@ -144,7 +144,7 @@ def read_metadata(file: Path, image: Image.Image, *, orientation: int = 1) -> Me
         image: the same, opened by Pillow.
         orientation: how the picture will be turned, 1 ... 8, for its resolution.
     """
-    blocks, damage = _Blocks(), ""
+    blocks = _Blocks()
     read = {"JPEG": _read_jpeg, "MPO": _read_jpeg, "PNG": _read_png, "JPEG2000": _read_jp2}.get(image.format or "")
     try:
         if read:
@@ -153,14 +153,12 @@ def read_metadata(file: Path, image: Image.Image, *, orientation: int = 1) -> Me
         else:
             _read_info(image, blocks)
     except (struct.error, ValueError, zlib.error, EOFError) as error:  # what was read before the damage is kept
-        damage = f"what it says about itself is damaged and can't all be read ({error})"
+        blocks.notes.append(f"what it says about itself is damaged and can't all be read ({error})")
     metadata = Metadata(texts=[text for text in blocks.texts if len(text.text) <= _LONGEST_TEXT], notes=blocks.notes)
     long = [f"{text.keyword} ({len(text.text)} letters)" for text in blocks.texts if len(text.text) > _LONGEST_TEXT]
     metadata.lossless = _is_lossless(file, image.format or "")
     if long:
         metadata.notes.append(f"left out, since they are too long for a label: texts {', '.join(long)}")
-    if damage:
-        metadata.notes.append(damage)
     if blocks.unknown:
         metadata.notes.append(f"left out, since it can't be understood: {', '.join(dict.fromkeys(blocks.unknown))}")
     try:

@@ -61,21 +61,19 @@ def draw_publication(gray: np.ndarray, rgb: np.ndarray, *, caption: list[str]) -
     pane = max(size[0], _PANE_LEAST)
     gap = max(6, pane // 60)
     sheet_width = 2 * pane + 3 * gap
-    shown = [np.array(Image.fromarray(half).resize(size, Image.Resampling.LANCZOS)) for half in (gray, rgb)]
-    top = gap
     mask = mark_mask(10**6, pane, shown_width=sheet_width)
     assert mask is not None, "a pane is wide enough for the mark"
     lines = _wrapped(caption, width=sheet_width - 2 * gap, size=max(14, sheet_width // 70))
     on_photo = mask.shape[0] * 3 <= size[1] and mask.shape[1] <= size[0]
     below = 0 if on_photo else len(mask)  # a narrow or low photo has its mark below
-    text_top = top + size[1] + below + gap
+    text_top = gap + size[1] + below + gap
     sheet = Image.new("RGB", (sheet_width, text_top + sum(step for *_, step in lines) + gap), "white")
-    for half, pane_left in zip(shown, (gap, 2 * gap + pane), strict=True):
+    for half, pane_left in ((gray, gap), (rgb, 2 * gap + pane)):
         left = pane_left + (pane - size[0]) // 2
-        sheet.paste(Image.fromarray(half), (left, top))
+        sheet.paste(Image.fromarray(half).resize(size, Image.Resampling.LANCZOS), (left, gap))
     pixels = np.array(sheet)
     right = left + size[0] if on_photo else pane_left + pane
-    bottom = top + size[1] + below
+    bottom = gap + size[1] + below
     draw_mark(pixels[bottom - len(mask) : bottom, right - mask.shape[1] : right], mask)
     sheet = Image.fromarray(pixels)
     draw = ImageDraw.Draw(sheet)
