@@ -161,7 +161,7 @@ def step_terms(
         condition: what is known of the grey photo, ``[B, C, h, w]``.
         noise: standard normal, ``[B, 2, h, w]``: which x_t is looked at.
         timesteps: integers in [0, T), ``[B]``.
-        bin_width: for L_0, width of the cells to which chroma is told, in units of ``chroma`` (one CIELAB unit is
+        bin_width: for L_0, width of the cells that chroma is known to, in units of ``chroma`` (one CIELAB unit is
             1 / chroma_scale). The bound is one on a discrete distribution if chroma lies on a grid of that width.
     """
     schedule, clean = NoiseSchedule.of(scheduler), _wide(chroma)

@@ -1,4 +1,4 @@
-"""Training objectives: what the network is shown, what it should answer, and the loss.
+"""Training objectives: what the network is shown, what it should predict, and the loss.
 
 No random number is drawn here. A training step is the same for all of them; noise and timesteps are arguments::
 
@@ -249,10 +249,10 @@ class LastStage:
             for one, other, change in zip(seen, true, self.changes, strict=True)
         ]
         perceptual = torch.stack(distances).mean()
-        told = self._train_discriminator([one.detach() for one in seen], true, gray, reduce)
+        separation = self._train_discriminator([one.detach() for one in seen], true, gray, reduce)
         adversarial = -_mean(self.discriminator(seen[:-1], gray[:-1], self.changes[:-1]))
         loss = self.perceptual_weight * perceptual + self.adversarial_weight * adversarial
-        return {"loss": loss, "perceptual": perceptual, "adversarial": adversarial, "discriminator": told}
+        return {"loss": loss, "perceptual": perceptual, "adversarial": adversarial, "discriminator": separation}
 
     @torch.no_grad()
     def distance(self, drawn: Tensor, chroma: Tensor, lightness: Tensor) -> tuple[float, float]:
