@@ -511,7 +511,7 @@ class ColorizationPipeline(DiffusionPipeline):
             "uncertainty_fit": None,
             "initial_noise": 1.0,
         }  # checkpoints from before these are known by the same
-        left_out |= {name for name, value in neutral.items() if self.config[name] == value}
+        left_out |= {name for name, value in neutral.items() if self.config.get(name, value) == value}
         configs = [
             {name: value for name, value in one.items() if not name.startswith("_") and name not in left_out}
             for one in (self.config, self.unet.config, self.scheduler.config)
