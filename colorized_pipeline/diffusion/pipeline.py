@@ -507,10 +507,8 @@ class ColorizationPipeline(DiffusionPipeline):
                 weights.update(name.encode())
                 weights.update(value.detach().float().cpu().reshape(-1).numpy())
         left_out = {"default_steps", "default_guidance", "working_size", "unet", "scheduler", "image_encoder"}
-        neutral = {
-            "uncertainty_fit": None,
-            "initial_noise": 1.0,
-        }  # checkpoints from before these are known by the same
+        # Checkpoints from before these stay known by the same
+        neutral = {"uncertainty_fit": None, "initial_noise": 1.0}
         left_out |= {name for name, value in neutral.items() if self.config.get(name, value) == value}
         configs = [
             {name: value for name, value in one.items() if not name.startswith("_") and name not in left_out}
