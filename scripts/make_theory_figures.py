@@ -103,7 +103,7 @@ def denoise(
     scheduler, path = pipe.scheduler, []
     scheduler.set_timesteps(pipe.config.default_steps)
     shape = (len(condition), pipe.unet.config.out_channels, *condition.shape[-2:])
-    x = torch.randn(shape, generator=generator)
+    x = torch.randn(shape, generator=generator) * pipe.config.initial_noise
     for timestep in scheduler.timesteps:
         output = pipe.unet(torch.cat((condition, x), dim=1), timestep).sample
         path.append((int(timestep) + 1, x, predicted_clean(scheduler, output, x, timestep.repeat(len(x))).float()))
