@@ -56,6 +56,15 @@ def test_a_photo_through_pipes(here: Path, checkpoint: Path) -> None:
         assert (refused.exit_code, refused.stdout_bytes) == (status, b"") and message in refused.stderr
 
 
+def test_a_reader_that_has_enough_gets_no_error(here: Path, checkpoint: Path) -> None:
+    assert run_here("colorize", "grey.png", "-o", "colour.png", "--checkpoint", checkpoint).exit_code == 0
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run([*PROGRAM, "inspect", "colour.png"], stdout=writes, stderr=subprocess.PIPE)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
 def test_lines_of_json(here: Path, checkpoint: Path) -> None:
     words = ("colorize", "grey.png", "bad.jpg", "-o", "out", "--variants", "2", "--sheet", "jpg", "--json")
     done = run_here(*words, "--checkpoint", checkpoint)

@@ -121,7 +121,7 @@ def errors_in_one_line(*, when_interrupted: str, extra: str = "") -> Iterator[No
     """
     try:
         yield
-    except (typer.Exit, typer.Abort):
+    except (typer.Exit, typer.Abort, BrokenPipeError):  # the last: whoever reads has enough (| head)
         raise
     except (OSError, ValueError, RuntimeError, ImportError, MemoryError) as error:
         missing = extra and isinstance(error, ModuleNotFoundError)
