@@ -325,7 +325,7 @@ class Worker:
         """One variant after the other, each shown as soon as it is there; seeds count up from ``seed``.
 
         Gives what is made, a line on how far it is, and the parts of the result. With the last of several variants
-        comes the map of where they differ.
+        comes the map of uncertainty.
         """
         if shown is None:
             raise _message("Give a photo first: drop it on the field, choose a file or paste it.")
@@ -361,10 +361,10 @@ class Worker:
                     parts = (_compare(made, 0), gr.Gallery(known, selected_index=0), _download(made, 0))
                 last = number + 1 == settings.variants
                 why = _why(opened, writer) if last and number else (gr.Accordion(visible=False), "", None)
-                told = f"{_title(number)} of {settings.variants} is ready."
+                line = f"{_title(number)} of {settings.variants} is ready."
                 if last:
-                    told = f"{photo.name}: {f'{number + 1} variants are' if number else 'the result is'} ready."
-                yield made, _status(told), gr.Column(visible=True), *parts, *why
+                    line = f"{photo.name}: {f'{number + 1} variants are' if number else 'the result is'} ready."
+                yield made, _status(line), gr.Column(visible=True), *parts, *why
 
     def _guiding(self, reference: str | None, guide: Arrival | None) -> Path | None:
         """The reference photo, if there is one; its palette is read."""
@@ -516,7 +516,7 @@ def _preview(page: PreparedPhoto, chroma: torch.Tensor | None) -> Image.Image:
 
 
 def _why(photo: OpenPhoto, writer: Writer) -> tuple[Any, str, Image.Image]:
-    """The map of where a photo's variants differ, at screen size, and which of them is the most typical."""
+    """The map of a photo's uncertainty, at screen size, and which of its variants is the most typical."""
     chroma = photo.drawn(0) * writer.settings.intensity
     fit = writer.pipe.config.uncertainty_fit
     stated = measure_uncertainty(photo.page(0), chroma, fit=fit, longest=MEASURED_EDGE).numpy()

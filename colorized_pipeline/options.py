@@ -64,7 +64,7 @@ class Variants:
         bool,
         typer.Option(
             "--uncertainty",
-            help="Also OUTPUT-uncertainty.png: how far the variants differ in each place. Without --variants 8 are "
+            help="Also OUTPUT-uncertainty.png: how far off each place may be. Without --variants 8 are "
             "drawn and the most typical is written.",
         ),
     ] = False

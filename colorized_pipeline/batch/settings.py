@@ -30,7 +30,7 @@ class Settings:
         engine: the program that runs the UNet, and in which precision.
         variants: colourings that are drawn of each photo, with seeds counted up from ``seed``.
         consensus: what is kept of several variants: ``"medoid"``, the most typical, or ``"mean"``; all if empty.
-        uncertainty: also a map of how far the variants differ.
+        uncertainty: also a map of how far off the colours may be, judged by the variants.
         reference: a colour photo whose palette the results get.
         tied_to: name and hash of the photo whose colours this one gets, and what is known of them.
         known: what is known of this photo's colours and who says so, in words, see :meth:`of`.
