@@ -277,3 +277,10 @@ def test_a_checkpoint_keeps_its_fit_and_states_by_it(tmp_path: Path) -> None:
     lightness = torch.stack([rgb_to_lab(one)[0] for one in plain.variants[0]]).mean(0)
     expected = state_uncertainty(plain.uncertainty[0], lightness, (90.0, 2.0))
     assert torch.allclose(fitted.uncertainty[0], expected, atol=1e-3) and (expected > plain.uncertainty[0]).any()
+
+
+def test_an_impossible_fit_is_refused(tmp_path: Path) -> None:
+    make_pipeline().save_pretrained(tmp_path)
+    for fit in ((-1.0, 2.0), (1.0,)):
+        with pytest.raises(ValueError, match=r"uncertainty_fit must be two numbers of at least 0.*got"):
+            ColorizationPipeline.from_pretrained(tmp_path, uncertainty_fit=fit)

@@ -164,6 +164,10 @@ class ColorizationPipeline(DiffusionPipeline):
         super().__init__()
         if objective not in ("diffusion", "regression"):
             raise ValueError(f"objective must be 'diffusion' or 'regression', got {objective!r}")
+        if uncertainty_fit is not None and not (len(uncertainty_fit) == 2 and min(uncertainty_fit) >= 0):
+            raise ValueError(
+                f"uncertainty_fit must be two numbers of at least 0, floor and factor, got {uncertainty_fit!r}"
+            )
         channels = 2 if detail_scales is None else 8
         if unet.config.out_channels != channels:
             raise ValueError(
