@@ -27,6 +27,7 @@ from colorized_pipeline.training.checkpoints import (
 )
 from colorized_pipeline.training.losses import (
     Diffusion,
+    Discriminator,
     LastStage,
     Objective,
     Regression,
@@ -264,7 +265,11 @@ def test_folders_that_can_not_be_opened_are_no_obstacle(tmp_path: Path, monkeypa
 
 def last_stage(**weights: float) -> LastStage:
     """With the encoder that ships: a fresh one's features don't tell colours apart."""
-    return LastStage(load_pipeline(), steps=2, **{"perceptual_weight": 1.0, "adversarial_weight": 1.0, **weights})
+    return LastStage(
+        load_pipeline(),
+        steps=2,
+        **{"chroma_weight": 1.0, "perceptual_weight": 1.0, "adversarial_weight": 1.0, **weights},
+    )
 
 
 def colors(count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -295,6 +300,28 @@ def test_pale_colors_are_told_from_true_ones_and_grow() -> None:
         optimizer.step()
     assert told[0] > 1.8 and min(told) < 1.5
     assert (drawn * chroma).sum() > 0.3 * chroma.square().sum()
+
+
+def test_chroma_loss_is_the_error_of_the_drawn_chroma() -> None:
+    stage, (chroma, lightness) = last_stage(perceptual_weight=0.0, adversarial_weight=0.0, chroma_weight=2.0), colors()
+    losses = stage.loss(0.5 * chroma, chroma, lightness)
+    expected = 0.25 * chroma[:, :2].square().mean()  # the other channels are 0, and so is their error
+    torch.testing.assert_close(losses["chroma"], expected)
+    torch.testing.assert_close(losses["loss"], 2 * expected)
+
+
+def test_discriminator_sees_chroma_that_features_do_not_tell() -> None:
+    torch.manual_seed(0)
+    judge, maps = Discriminator([4]), [torch.zeros(2, 4, 8, 8)]
+    strong, weak = torch.full((2, 2, 16, 16), 30.0), torch.full((2, 2, 16, 16), 10.0)
+    optimizer = torch.optim.Adam(judge.parameters(), lr=0.01)
+    for _ in range(100):
+        real, drawn = (judge(maps, maps, [torch.ones(1, 4, 1, 1)], chroma)[0] for chroma in (weak, strong))
+        loss = F.relu(1 - real).mean() + F.relu(1 + drawn).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert real.mean() > drawn.mean() + 0.5
 
 
 def test_the_last_stage_draws_as_the_pipeline_does() -> None:

@@ -30,6 +30,7 @@ from ..diffusion.color import lab_to_linear, lightness_to_gray, linear_to_srgb
 from ..diffusion.pipeline import ColorizationPipeline
 
 DETAIL_WEIGHT = 0.1  # of the channels that a grid twice as fine adds: they hold a small part of the colour
+_CHROMA_UNIT = 10  # of a* and b*, as the discriminator sees them
 
 
 def mean_error(predicted: Tensor, target: Tensor) -> Tensor:
@@ -134,7 +135,8 @@ class Discriminator(nn.Module):
     """Tells true colours of a grey photo from drawn ones by feature maps of a frozen network.
 
     A small head for each map (Sauer et al. 2021, Projected GANs) sees what colour changed in the features, in units of
-    what true colour usually changes, and the features of the grey photo.
+    what true colour usually changes, the features of the grey photo, and the mean colour of each place: a classifier's
+    features hardly tell a strong colour from a weak one.
 
     Args:
         channels: of each feature map.
@@ -144,7 +146,7 @@ class Discriminator(nn.Module):
         super().__init__()
         self.heads = nn.ModuleList(
             nn.Sequential(
-                spectral_norm(nn.Conv2d(2 * count, width, 1)),
+                spectral_norm(nn.Conv2d(2 * count + 2, width, 1)),
                 nn.LeakyReLU(0.2),
                 spectral_norm(nn.Conv2d(width, width, 3, padding=1)),
                 nn.LeakyReLU(0.2),
@@ -153,15 +155,27 @@ class Discriminator(nn.Module):
             for count in channels
         )
 
-    def forward(self, maps: Sequence[Tensor], gray: Sequence[Tensor], changes: Sequence[Tensor]) -> list[Tensor]:
+    def forward(
+        self, maps: Sequence[Tensor], gray: Sequence[Tensor], changes: Sequence[Tensor], chroma: Tensor
+    ) -> list[Tensor]:
         """A score ``[B, 1, h, w]`` for each map, above 0 where the colours look true.
 
         Args:
             maps, gray: features ``[B, C, h, w]`` of the photo in colour and of the grey one.
             changes: what true colour usually changes, ``[1, C, 1, 1]``.
+            chroma: a* and b* of the photo in colour, ``[B, 2, H, W]``.
         """
         return [
-            head(torch.cat(((seen - other) / change, F.group_norm(other, 1)), dim=1))
+            head(
+                torch.cat(
+                    (
+                        (seen - other) / change,
+                        F.group_norm(other, 1),
+                        F.adaptive_avg_pool2d(chroma, seen.shape[-2:]) / _CHROMA_UNIT,
+                    ),
+                    dim=1,
+                )
+            )
             for head, seen, other, change in zip(self.heads, maps, gray, changes, strict=True)
         ]
 
@@ -177,6 +191,7 @@ class LastStage:
     are means, so the picture turns pale. Here the network sees what it draws, as in adversarial diffusion distillation
     (Sauer et al. 2023), and the frozen image encoder judges the photo that its prediction of x_0 gives:
 
+    - chroma loss: squared error of the drawn chroma. The features alone let all faces turn too red;
     - perceptual loss: squared distance to the true photo's features, 1 for grey (Johnson et al. 2016; Lin & Yang
       2024 train diffusion by it);
     - adversarial loss: the hinge loss of :class:`Discriminator`, which is trained beside.
@@ -184,19 +199,26 @@ class LastStage:
     Args:
         pipe: gives the image encoder, the noise schedule and the scales; the UNet is an argument where it is used.
         steps: in how many steps photos are drawn.
-        perceptual_weight, adversarial_weight: of the two losses.
+        chroma_weight, perceptual_weight, adversarial_weight: of the three losses.
 
     Raises:
         ValueError: if the pipeline has no image encoder.
     """
 
     def __init__(
-        self, pipe: ColorizationPipeline, *, steps: int, perceptual_weight: float, adversarial_weight: float
+        self,
+        pipe: ColorizationPipeline,
+        *,
+        steps: int,
+        chroma_weight: float,
+        perceptual_weight: float,
+        adversarial_weight: float,
     ) -> None:
         if pipe.image_encoder is None:
             raise ValueError("--last_stage_steps needs a checkpoint with an image encoder")
         self.pipe, self.steps = pipe, steps
-        self.perceptual_weight, self.adversarial_weight = perceptual_weight, adversarial_weight
+        self.chroma_weight, self.perceptual_weight = chroma_weight, perceptual_weight
+        self.adversarial_weight = adversarial_weight
         self.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
         self.scheduler.set_timesteps(steps, device=pipe.image_encoder.device)
         with torch.no_grad():
@@ -249,10 +271,20 @@ class LastStage:
             for one, other, change in zip(seen, true, self.changes, strict=True)
         ]
         perceptual = torch.stack(distances).mean()
-        separation = self._train_discriminator([one.detach() for one in seen], true, gray, reduce)
-        adversarial = -_mean(self.discriminator(seen[:-1], gray[:-1], self.changes[:-1]))
-        loss = self.perceptual_weight * perceptual + self.adversarial_weight * adversarial
-        return {"loss": loss, "perceptual": perceptual, "adversarial": adversarial, "discriminator": separation}
+        ours, real = self.pipe.latents_to_chroma(drawn), self.pipe.latents_to_chroma(chroma)
+        separation = self._train_discriminator(
+            ([one.detach() for one in seen], ours.detach()), (true, real), gray, reduce
+        )
+        adversarial = -_mean(self.discriminator(seen[:-1], gray[:-1], self.changes[:-1], ours))
+        error = mean_error(drawn, chroma).mean()
+        loss = self.chroma_weight * error + self.perceptual_weight * perceptual + self.adversarial_weight * adversarial
+        return {
+            "loss": loss,
+            "chroma": error,
+            "perceptual": perceptual,
+            "adversarial": adversarial,
+            "discriminator": separation,
+        }
 
     @torch.no_grad()
     def distance(self, drawn: Tensor, chroma: Tensor, lightness: Tensor) -> tuple[float, float]:
@@ -261,9 +293,16 @@ class LastStage:
         return (seen - true).square().sum().item(), (gray - true).square().sum().item()
 
     def _train_discriminator(
-        self, seen: list[Tensor], true: list[Tensor], gray: list[Tensor], reduce: Callable[[Tensor], Tensor]
+        self,
+        ours: tuple[list[Tensor], Tensor],
+        true: tuple[list[Tensor], Tensor],
+        gray: list[Tensor],
+        reduce: Callable[[Tensor], Tensor],
     ) -> Tensor:
-        drawn, real = (self.discriminator(maps[:-1], gray[:-1], self.changes[:-1]) for maps in (seen, true))
+        """One step, by features and chroma of drawn photos and of the true; how far it doesn't part them yet."""
+        drawn, real = (
+            self.discriminator(maps[:-1], gray[:-1], self.changes[:-1], chroma) for maps, chroma in (ours, true)
+        )
         loss = _mean([F.relu(1 + one) for one in drawn]) + _mean([F.relu(1 - one) for one in real])
         self.optimizer.zero_grad()
         loss.backward(inputs=list(self.discriminator.parameters()))

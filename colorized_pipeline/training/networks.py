@@ -191,10 +191,12 @@ def build_last_stage(pipe: ColorizationPipeline, options: ObjectiveOptions) -> L
     """The loss of the last stage; None if this run isn't one."""
     if options.last_stage_steps is None:
         return None
+    assert options.chroma_weight is not None
     assert options.perceptual_weight is not None and options.adversarial_weight is not None
     return LastStage(
         pipe,
         steps=options.last_stage_steps,
+        chroma_weight=options.chroma_weight,
         perceptual_weight=options.perceptual_weight,
         adversarial_weight=options.adversarial_weight,
     )
