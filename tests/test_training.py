@@ -302,12 +302,13 @@ def test_pale_colors_are_told_from_true_ones_and_grow() -> None:
     assert (drawn * chroma).sum() > 0.3 * chroma.square().sum()
 
 
-def test_chroma_loss_is_the_error_of_the_drawn_chroma() -> None:
+def test_chroma_loss_is_squared_for_small_errors_and_linear_for_large_ones() -> None:
     stage, (chroma, lightness) = last_stage(perceptual_weight=0.0, adversarial_weight=0.0, chroma_weight=2.0), colors()
-    losses = stage.loss(0.5 * chroma, chroma, lightness)
-    expected = 0.25 * chroma[:, :2].square().mean()  # the other channels are 0, and so is their error
-    torch.testing.assert_close(losses["chroma"], expected)
-    torch.testing.assert_close(losses["loss"], 2 * expected)
+    losses = stage.loss(0.9 * chroma, chroma, lightness)
+    torch.testing.assert_close(losses["chroma"], (0.1 * chroma[:, :2]).square().mean())
+    torch.testing.assert_close(losses["loss"], 2 * losses["chroma"])
+    one, two = (stage.loss(chroma + far, chroma, lightness)["chroma"] for far in (1.0, 2.0))
+    torch.testing.assert_close(two - one, torch.tensor(0.4))
 
 
 def test_discriminator_sees_chroma_that_features_do_not_tell() -> None:

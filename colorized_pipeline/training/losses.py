@@ -30,6 +30,7 @@ from ..diffusion.color import lab_to_linear, lightness_to_gray, linear_to_srgb
 from ..diffusion.pipeline import ColorizationPipeline
 
 DETAIL_WEIGHT = 0.1  # of the channels that a grid twice as fine adds: they hold a small part of the colour
+_LARGE_ERROR = 0.2  # of a* and b* as they are diffused: from here on the chroma loss grows linearly
 _CHROMA_UNIT = 10  # of a* and b*, as the discriminator sees them
 
 
@@ -191,7 +192,8 @@ class LastStage:
     are means, so the picture turns pale. Here the network sees what it draws, as in adversarial diffusion distillation
     (Sauer et al. 2023), and the frozen image encoder judges the photo that its prediction of x_0 gives:
 
-    - chroma loss: squared error of the drawn chroma. The features alone let all faces turn too red;
+    - chroma loss: the error of the drawn a* and b*, squared where it is small (Huber 1964). The other two alone let
+      all faces turn too red. Large errors count less than squared: where several colours fit, the mean would be grey;
     - perceptual loss: squared distance to the true photo's features, 1 for grey (Johnson et al. 2016; Lin & Yang
       2024 train diffusion by it);
     - adversarial loss: the hinge loss of :class:`Discriminator`, which is trained beside.
@@ -276,7 +278,8 @@ class LastStage:
             ([one.detach() for one in seen], ours.detach()), (true, real), gray, reduce
         )
         adversarial = -_mean(self.discriminator(seen[:-1], gray[:-1], self.changes[:-1], ours))
-        error = mean_error(drawn, chroma).mean()
+        means = drawn[:, :2], chroma[:, :2]
+        error = 2 * _LARGE_ERROR * F.smooth_l1_loss(*means, beta=_LARGE_ERROR)  # x² for small ones
         loss = self.chroma_weight * error + self.perceptual_weight * perceptual + self.adversarial_weight * adversarial
         return {
             "loss": loss,

@@ -199,7 +199,7 @@ class ObjectiveOptions(Group):
         "true to the image encoder; the pipeline then draws in these steps, without guidance", least=1, fixed=True,
     )  # fmt: skip
     chroma_weight: float | None = option(
-        None, "in the last stage, of the squared error of the drawn chroma; default 0.5", least=0, fixed=True
+        None, "in the last stage, of the error of the drawn chroma; default 0.5", least=0, fixed=True
     )
     perceptual_weight: float | None = option(
         None, "in the last stage, of the distance to the true photo's features; default 0.1", least=0, fixed=True
