@@ -157,7 +157,7 @@ def _build_photo_tab(worker: "Worker") -> None:
             download = gr.DownloadButton("Download")
             with gr.Accordion("Why these colours?", open=False, visible=False) as uncertainty:
                 why = gr.Markdown()
-                spread = gr.Image(
+                uncertainty_map = gr.Image(
                     show_label=False,
                     interactive=False,
                     format="png",
@@ -197,7 +197,7 @@ def _build_photo_tab(worker: "Worker") -> None:
     start.click(
         worker.colorize,
         [photo, arrival, painting, reference, guide, *settings, variants],
-        [made, status, result, compared, gallery, download, uncertainty, why, spread],
+        [made, status, result, compared, gallery, download, uncertainty, why, uncertainty_map],
         concurrency_id="worker",
         concurrency_limit=1,
         api_visibility="private",
