@@ -189,7 +189,7 @@ def lab_to_rgb8(parts: Iterable[torch.Tensor], height: int, width: int) -> torch
         if done == len(words) or sum(map(len, outside)) >= AT_ONCE:
             indices, flat = torch.cat(outside), torch.cat(pixels, dim=1)
             fitted = _linear_steps(limit_chroma(flat))
-            words[indices] = _code_words(fitted, out=torch.empty_like(indices, dtype=torch.int32))
+            words.scatter_(0, indices, _code_words(fitted, out=torch.empty_like(indices, dtype=torch.int32)))
             outside, pixels = [], []
     return words.view(torch.uint8).reshape(height, width, 4)
 
@@ -362,10 +362,12 @@ def upsample_rows(
     by row keeps the memory of a large scan bounded; both halves together equal
     ``F.interpolate(mode="bilinear", align_corners=False)``.
     """
-    positions = _grid_positions(start, stop, cell, chroma).clamp(0, chroma.shape[-2] - 1)
-    first, last = int(positions[0]), min(int(positions[-1]) + 1, chroma.shape[-2] - 1)
+    last = chroma.shape[-2] - 1
+    lower, upper = (min(max((row + 0.5) / cell - 0.5, 0), last) for row in (start, stop - 1))
+    first, last = int(lower), min(int(upper) + 1, last)
+    positions = _grid_positions(start, stop, cell, chroma).clamp_(0, chroma.shape[-2] - 1)
     rows = torch.arange(first, last + 1, device=chroma.device)
-    weights = (1 - (positions.unsqueeze(-1) - rows).abs()).clamp(min=0)  # [stop - start, rows]
+    weights = (positions.unsqueeze(-1) - rows).abs_().neg_().add_(1).clamp_(min=0)  # [stop - start, rows]
     weights, near = weights.to(chroma.dtype), chroma[:, first : last + 1]
     if out is None:
         return weights @ near

@@ -101,6 +101,14 @@ class Lightness:
         means = blocks.mean((-3, -1))
         return Lightness(means if isinstance(means, torch.Tensor) else means.round().astype(self._values.dtype))
 
+    def reduce(self, factor: int) -> torch.Tensor:
+        """L* ``[h, w]`` of blocks of ``factor`` x ``factor`` pixels: their means, those of 8 bits a pixel of the codes."""
+        if not isinstance(self._values, torch.Tensor) and self._values.dtype == np.uint8:
+            codes = PIL.Image.fromarray(self._values).reduce(factor)  # twice as fast
+            return Lightness(np.asarray(codes)).rows(0, codes.height)[0]
+        strips = (self.rows(top, bottom) for top, bottom in self.strips(multiple_of=factor))
+        return torch.cat([F.avg_pool2d(one, factor, ceil_mode=True, count_include_pad=False)[0] for one in strips])
+
     def strips(
         self, top: int = 0, bottom: int | None = None, *, multiple_of: int = 1, pixels: int = _STRIP_PIXELS
     ) -> Iterator[tuple[int, int]]:
@@ -544,8 +552,7 @@ def _plain_borders(small: torch.Tensor) -> tuple[int, int, int, int]:
 
 def _shrink(photo: Lightness, factor: int) -> tuple[torch.Tensor, tuple[float, float]]:
     """L* ``[h, w]``, means of ``factor`` x ``factor`` pixels, and how many rows and columns one stands for."""
-    strips = (photo.rows(top, bottom) for top, bottom in photo.strips(multiple_of=factor))
-    small = torch.cat([F.avg_pool2d(one, factor, ceil_mode=True, count_include_pad=False)[0] for one in strips])
+    small = photo.reduce(factor)
     return small, (photo.height / small.shape[0], photo.width / small.shape[1])
 
 

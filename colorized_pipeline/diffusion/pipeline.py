@@ -337,7 +337,7 @@ class ColorizationPipeline(DiffusionPipeline):
         if len(photos) != len(generators):
             raise ValueError(f"generators has {len(generators)} entries for {len(photos)} rows; give one each")
         self._check_callback(callback_on_step_end_tensor_inputs)
-        device = self._execution_device  # searches through all modules, as the UNet's dtype does
+        device = self._execution_device
         steers = self._steers(photos, steps=steps, palette=palette, ties=ties, device=device)
         condition = self._condition_rows(photos, device).to(self.unet.dtype)  # [N, C, h, w]
         shape = (len(photos), self.unet.config.out_channels, *condition.shape[-2:])
@@ -403,6 +403,12 @@ class ColorizationPipeline(DiffusionPipeline):
             deep: yields float32 sRGB ``[3, rows, W]`` in [0, 1]; else 8-bit ``[rows, W, 4]``, see :func:`compose`.
         """
         return compose(prepared, chroma * intensity, deep=deep)
+
+    @property
+    def _execution_device(self) -> torch.device:
+        """Where the networks run. diffusers searches all modules for hooks, 2 ms; only offloaded ones need that."""
+        offloaded = any(hasattr(self.unet, hook) for hook in ("_hf_hook", "_diffusers_hook"))
+        return super()._execution_device if offloaded else self.device
 
     @property
     def stride(self) -> int:
