@@ -229,6 +229,14 @@ def test_a_sampler_without_a_bound_is_said_at_once_and_the_rest_measured(photos:
     assert "film" in reports[-1] and "Not measured: bound (DDIMScheduler" in markdown(report.figures)
 
 
+def test_one_step_from_the_mean_of_the_noise_has_no_variants(photos: Path) -> None:
+    pipe = make_pipeline()
+    pipe.register_to_config(initial_noise=0.0)
+    figures = evaluate(pipe, little_set(photos), extent=replace(QUICK, variant_photos=3), steps=1).figures
+    assert "variants" not in figures and OURS in figures["rows"]
+    assert figures["not_measured"]["variants"] == "all seeds give the same picture of a photo"
+
+
 def test_command_without_its_packages_says_what_to_install(tmp_path: Path) -> None:
     code = "import sys; sys.modules['datasets'] = None; from colorized_pipeline.cli import main; main()"
     words = [sys.executable, "-c", code, "evaluate", str(tmp_path), "-o", str(tmp_path / "report")]

@@ -12,6 +12,7 @@ from skimage import color as skimage_color
 from skimage import data as skimage_data
 
 from colorized_pipeline import ColorizationPipeline
+from colorized_pipeline.batch.settings import build_settings
 from colorized_pipeline.diffusion.color import rgb_to_lab
 from colorized_pipeline.diffusion.photo import Lightness, seen_chroma
 from colorized_pipeline.diffusion.variants import order_by_typicality, spread
@@ -159,3 +160,15 @@ def test_a_regression_has_no_variants(plain_pipe: ColorizationPipeline, tmp_path
     twin = ColorizationPipeline.from_pretrained(tmp_path, objective="regression")
     with pytest.raises(ValueError, match=r"regression.*2 variants"):
         twin(photo(), num_variants=2)
+
+
+def test_one_step_from_the_mean_of_the_noise_has_no_variants(plain_pipe: ColorizationPipeline) -> None:
+    plain_pipe.register_to_config(initial_noise=0.0)
+    one, other = (plain_pipe(photo(), generator=seeded(seed), num_inference_steps=1).images[0] for seed in (0, 1))
+    assert one.tobytes() == other.tobytes()
+    with pytest.raises(ValueError, match=r"3 variants in 1 step would be equal.*--steps"):
+        plain_pipe(photo(), num_variants=3, num_inference_steps=1)
+    with pytest.raises(ValueError, match="8 variants in 1 step"):
+        build_settings(plain_pipe, checkpoint="", steps=1, uncertainty=True)
+    first, second = plain_pipe(photo(), num_variants=2, num_inference_steps=2).variants[0]
+    assert first.tobytes() != second.tobytes()

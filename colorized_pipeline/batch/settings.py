@@ -141,11 +141,12 @@ def build_settings(
         ValueError: for numbers of variants that don't go together, or that this checkpoint can't draw.
     """
     drawn, kept = choose_variants(variants, consensus=consensus, uncertainty=uncertainty)
-    check_variants(pipe.config.objective, drawn)
+    steps = pipe.config.default_steps if steps is None else steps
+    check_variants(pipe.config, drawn, steps=steps)
     return Settings(
         checkpoint=checkpoint,
         scheduler=type(pipe.scheduler).__name__,
-        steps=pipe.config.default_steps if steps is None else steps,
+        steps=steps,
         guidance=pipe.config.default_guidance if guidance is None else guidance,
         working_size=pipe.config.working_size if working_size is None else working_size,
         batch_size=batch_size or (1 if alone else BATCH_SIZE),

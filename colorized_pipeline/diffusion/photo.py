@@ -102,7 +102,7 @@ class Lightness:
         return Lightness(means if isinstance(means, torch.Tensor) else means.round().astype(self._values.dtype))
 
     def reduce(self, factor: int) -> torch.Tensor:
-        """L* ``[h, w]`` of blocks of ``factor`` x ``factor`` pixels: their means, those of 8 bits a pixel of the codes."""
+        """L* ``[h, w]``, means of ``factor`` x ``factor`` pixels; of 8 bits a pixel, what the codes' means are."""
         if not isinstance(self._values, torch.Tensor) and self._values.dtype == np.uint8:
             codes = PIL.Image.fromarray(self._values).reduce(factor)  # twice as fast
             return Lightness(np.asarray(codes)).rows(0, codes.height)[0]

@@ -243,7 +243,7 @@ class ColorizationPipeline(DiffusionPipeline):
         # 1. Arguments; what isn't given comes from the checkpoint's config
         steps, guidance = self._resolve(num_inference_steps, guidance_scale)
         variants = count_variants(num_variants, consensus=consensus, uncertainty=return_uncertainty)
-        check_variants(self.config.objective, variants)
+        check_variants(self.config, variants, steps=steps)
         at_once = max(1, check_count("batch_size", batch_size) // variants)
         _check_shown(intensity, output_type)
         palette = None if reference is None else self.read_palette(reference)

@@ -6,7 +6,7 @@ lightness: the distance between two points (a*, b*).
 
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -93,11 +93,20 @@ def choose_variants(variants: int | None, *, consensus: str | None, uncertainty:
     return count_variants(variants, consensus=kept or None, uncertainty=uncertainty), kept
 
 
-def check_variants(objective: str, variants: int) -> None:
-    """Raises ``ValueError`` if several variants are asked of a model that predicts only one."""
-    if variants > 1 and objective == "regression":
+def check_variants(config: Any, variants: int, *, steps: int) -> None:
+    """Raises ``ValueError`` if several variants are asked of what draws only one.
+
+    Args:
+        config: the pipeline's.
+    """
+    if variants > 1 and config.objective == "regression":
         raise ValueError(
             f"this checkpoint is a regression, which predicts one colouring: {variants} variants would be equal"
+        )
+    if variants > 1 and steps == 1 and config.initial_noise == 0:
+        raise ValueError(
+            f"{variants} variants in 1 step would be equal: this checkpoint starts from the mean of the noise, and "
+            "noise comes in with the steps after; give 2 steps or more (--steps, num_inference_steps), or 1 variant"
         )
 
 

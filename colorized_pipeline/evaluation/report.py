@@ -91,6 +91,12 @@ class Model:
         """Whether it draws; a regression gives one picture only."""
         return self.pipe.config.objective == "diffusion"
 
+    @property
+    def has_variants(self) -> bool:
+        """Whether seeds give different pictures: not of a regression, nor in one step from the mean of the noise."""
+        steps = self.pipe.config.default_steps if self.steps is None else self.steps
+        return self.is_diffusion and (steps > 1 or self.pipe.config.get("initial_noise", 1.0) > 0)
+
     def colorize(self, lightness: torch.Tensor | Sequence[torch.Tensor], *, seed: int) -> list[torch.Tensor]:
         """What a user gets for each L* ``[1, H, W]``: sRGB ``[3, H, W]``."""
         generator = torch.Generator().manual_seed(seed)
@@ -310,7 +316,7 @@ def _variant_figures(work: Work) -> dict[str, Any]:
     rows = {
         name: variant_figures(model, truth, variants=extent.variants, seed=work.seed)
         for name, model in work.models.items()
-        if model.is_diffusion
+        if model.has_variants
     }
     return {"photos": len(truth), "count": extent.variants, "rows": rows}
 
@@ -437,7 +443,7 @@ PARTS = (
         "variants",
         _variant_figures,
         wanted=lambda work: work.extent.variant_photos and work.extent.variants > 1,
-        obstacle=lambda work: "" if work.ours.is_diffusion else "a regression gives one picture of a photo",
+        obstacle=lambda work: "" if work.ours.has_variants else "all seeds give the same picture of a photo",
     ),
     Part(
         "edges",
