@@ -172,7 +172,7 @@ class Discriminator(nn.Module):
                     (
                         (seen - other) / change,
                         F.group_norm(other, 1),
-                        F.adaptive_avg_pool2d(chroma, seen.shape[-2:]) / _CHROMA_UNIT,
+                        F.adaptive_avg_pool2d(chroma, (seen.shape[-2], seen.shape[-1])) / _CHROMA_UNIT,
                     ),
                     dim=1,
                 )
