@@ -31,7 +31,7 @@ SAMPLERS = {
     "DPM-Solver++": DPMSolverMultistepScheduler,
     "UniPC": UniPCMultistepScheduler,
 }
-STEPS = (1, 2, 3, 4, 6, 8, 16, 32)
+STEPS = (1, 2, 3, 4, 8)
 KNEE = 0.03  # the knee is the fewest steps that come this near, relatively, to the sampler's least distance
 
 
