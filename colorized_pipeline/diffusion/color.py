@@ -365,9 +365,9 @@ def upsample_rows(
     last = chroma.shape[-2] - 1
     lower, upper = (min(max((row + 0.5) / cell - 0.5, 0), last) for row in (start, stop - 1))
     first, last = int(lower), min(int(upper) + 1, last)
-    positions = _grid_positions(start, stop, cell, chroma).clamp_(0, chroma.shape[-2] - 1)
+    positions = _grid_positions(start, stop, cell, chroma).clamp(0, chroma.shape[-2] - 1)
     rows = torch.arange(first, last + 1, device=chroma.device)
-    weights = (positions.unsqueeze(-1) - rows).abs_().neg_().add_(1).clamp_(min=0)  # [stop - start, rows]
+    weights = (1 - (positions.unsqueeze(-1) - rows).abs()).clamp(min=0)  # [stop - start, rows]
     weights, near = weights.to(chroma.dtype), chroma[:, first : last + 1]
     if out is None:
         return weights @ near

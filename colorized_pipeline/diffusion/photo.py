@@ -101,8 +101,8 @@ class Lightness:
         means = blocks.mean((-3, -1))
         return Lightness(means if isinstance(means, torch.Tensor) else means.round().astype(self._values.dtype))
 
-    def reduce(self, factor: int) -> torch.Tensor:
-        """L* ``[h, w]``, means of ``factor`` x ``factor`` pixels; of 8 bits a pixel, what the codes' means are."""
+    def block_means(self, factor: int) -> torch.Tensor:
+        """Mean L* ``[h, w]`` of blocks of ``factor`` x ``factor`` pixels. Of 8-bit photos the codes are averaged."""
         if not isinstance(self._values, torch.Tensor) and self._values.dtype == np.uint8:
             codes = PIL.Image.fromarray(self._values).reduce(factor)  # twice as fast
             return Lightness(np.asarray(codes)).rows(0, codes.height)[0]
@@ -552,7 +552,7 @@ def _plain_borders(small: torch.Tensor) -> tuple[int, int, int, int]:
 
 def _shrink(photo: Lightness, factor: int) -> tuple[torch.Tensor, tuple[float, float]]:
     """L* ``[h, w]``, means of ``factor`` x ``factor`` pixels, and how many rows and columns one stands for."""
-    small = photo.reduce(factor)
+    small = photo.block_means(factor)
     return small, (photo.height / small.shape[0], photo.width / small.shape[1])
 
 

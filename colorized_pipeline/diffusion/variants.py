@@ -93,17 +93,21 @@ def choose_variants(variants: int | None, *, consensus: str | None, uncertainty:
     return count_variants(variants, consensus=kept or None, uncertainty=uncertainty), kept
 
 
-def check_variants(config: Any, variants: int, *, steps: int) -> None:
-    """Raises ``ValueError`` if several variants are asked of what draws only one.
+def has_variants(config: Any, *, steps: int) -> bool:
+    """Whether seeds give different pictures, by a pipeline's config and the number of denoising steps.
 
-    Args:
-        config: the pipeline's.
+    A regression gives one picture, and so does one step from the mean of the noise.
     """
+    return config.objective == "diffusion" and (steps > 1 or config.get("initial_noise", 1.0) > 0)
+
+
+def check_variants(config: Any, variants: int, *, steps: int) -> None:
+    """Raises ``ValueError`` if several variants are asked for and all would be the same picture."""
     if variants > 1 and config.objective == "regression":
         raise ValueError(
             f"this checkpoint is a regression, which predicts one colouring: {variants} variants would be equal"
         )
-    if variants > 1 and steps == 1 and config.initial_noise == 0:
+    if variants > 1 and not has_variants(config, steps=steps):
         raise ValueError(
             f"{variants} variants in 1 step would be equal: this checkpoint starts from the mean of the noise, and "
             "noise comes in with the steps after; give 2 steps or more (--steps, num_inference_steps), or 1 variant"

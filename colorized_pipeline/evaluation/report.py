@@ -18,7 +18,7 @@ from .._version import __version__
 from ..batch.sheets import in_rows, paint_sheet
 from ..diffusion.color import L_MAX, downsample_chroma, fit_gamut, lab_to_rgb, lightness_to_gray, rgb_to_lab
 from ..diffusion.pipeline import ColorizationPipeline, ColorizationPipelineOutput
-from ..diffusion.variants import spread
+from ..diffusion.variants import has_variants, spread
 from .bound import NoiseSchedule, VariationalBound, mean_and_error, variational_bound
 from .calibration import fit_uncertainty, overconfidence, rank_correlation, within_photos
 from .colors import delta_e, diversity, edge_error, gray_baseline, grid_oracle, in_batches
@@ -93,9 +93,8 @@ class Model:
 
     @property
     def has_variants(self) -> bool:
-        """Whether seeds give different pictures: not of a regression, nor in one step from the mean of the noise."""
-        steps = self.pipe.config.default_steps if self.steps is None else self.steps
-        return self.is_diffusion and (steps > 1 or self.pipe.config.get("initial_noise", 1.0) > 0)
+        """Whether seeds give different pictures."""
+        return has_variants(self.pipe.config, steps=self.steps or self.pipe.config.default_steps)
 
     def colorize(self, lightness: torch.Tensor | Sequence[torch.Tensor], *, seed: int) -> list[torch.Tensor]:
         """What a user gets for each L* ``[1, H, W]``: sRGB ``[3, H, W]``."""

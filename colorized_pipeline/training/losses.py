@@ -302,7 +302,7 @@ class LastStage:
         gray: list[Tensor],
         reduce: Callable[[Tensor], Tensor],
     ) -> Tensor:
-        """One step, by features and chroma of drawn photos and of the true; how far it doesn't part them yet."""
+        """One step on features and chroma of drawn and of true photos; returns the hinge loss, 2 for a blind guess."""
         drawn, real = (
             self.discriminator(maps[:-1], gray[:-1], self.changes[:-1], chroma) for maps, chroma in (ours, true)
         )
