@@ -80,6 +80,8 @@ class Visitor:
     def open_settings(self) -> None:
         self.page.get_by_role("button", name="Settings").click()
         self.page.get_by_label("number input for Variants").wait_for()
+        # gradio sets the fields once more in the frame after they appear; what is typed before that is lost
+        self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def draw_one_variant(self) -> None:
         self.open_settings()
