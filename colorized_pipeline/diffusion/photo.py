@@ -515,6 +515,8 @@ def _may_have_borders(photo: Lightness, factor: int) -> bool:
 
 def _film_borders(small: torch.Tensor) -> tuple[int, int, int, int]:
     """Rows and columns of film edge at the top, left, bottom and right of L* ``[h, w]``."""
+    if _black_share(small[[0, -1]]).max() < _FILM_SHARE:  # of three sides one is the top or the bottom
+        return 0, 0, 0, 0
     rows = _black_share(small)
     top, bottom = _film_rows(rows), _film_rows(rows.flip(0))
     columns = _black_share(small[top : small.shape[0] - bottom].T)
@@ -561,8 +563,8 @@ def _opposite_borders(small: torch.Tensor) -> tuple[int, int]:
     height = small.shape[0]
     if height < 8 or small.shape[1] < 8:
         return 0, 0
-    first, last = _plain_ends(small, small)
-    least, most = _least(height), _LARGEST * height
+    least, most = _least(height), int(_LARGEST * height)
+    first, last = _plain_ends(small[: most + 1], small[-most - 1 :])
     return (first, last) if least <= first <= most and least <= last <= most else (0, 0)
 
 
