@@ -302,13 +302,18 @@ def test_pale_colors_are_told_from_true_ones_and_grow() -> None:
     assert (drawn * chroma).sum() > 0.3 * chroma.square().sum()
 
 
-def test_chroma_loss_is_squared_for_small_errors_and_linear_for_large_ones() -> None:
+def test_chroma_loss_is_squared_for_small_errors_and_leaves_large_ones_alone() -> None:
     stage, (chroma, lightness) = last_stage(perceptual_weight=0.0, adversarial_weight=0.0, chroma_weight=2.0), colors()
-    losses = stage.loss(0.9 * chroma, chroma, lightness)
-    torch.testing.assert_close(losses["chroma"], (0.1 * chroma[:, :2]).square().mean())
+    losses = stage.loss(0.99 * chroma, chroma, lightness)
+    torch.testing.assert_close(losses["chroma"], (0.01 * chroma[:, :2]).square().mean(), rtol=0.01, atol=0)
     torch.testing.assert_close(losses["loss"], 2 * losses["chroma"])
-    one, two = (stage.loss(chroma + far, chroma, lightness)["chroma"] for far in (1.0, 2.0))
-    torch.testing.assert_close(two - one, torch.tensor(0.4))
+    pulls = []
+    for error in (0.02, 0.2, 1.0):  # 1, 8 and 40 units of a* and b*
+        drawn = (chroma + error).requires_grad_(True)
+        stage.loss(drawn, chroma, lightness)["chroma"].backward()
+        assert drawn.grad is not None and drawn.grad[:, :2].min() > 0
+        pulls.append(drawn.grad.norm())
+    assert pulls[1] > 3 * pulls[0] and pulls[1] > 10 * pulls[2]
 
 
 def test_discriminator_sees_chroma_that_features_do_not_tell() -> None:
@@ -323,6 +328,26 @@ def test_discriminator_sees_chroma_that_features_do_not_tell() -> None:
         loss.backward()
         optimizer.step()
     assert real.mean() > drawn.mean() + 0.5
+
+
+def test_discriminator_of_fine_features_knows_what_the_coarse_ones_show() -> None:
+    """The same strong red, on the same fine features: true of one thing, false of another."""
+    torch.manual_seed(0)
+    judge = Discriminator([4, 8])
+    fine, coarse = torch.zeros(2, 4, 8, 8), torch.zeros(2, 8, 2, 2)
+    coarse[0, :4], coarse[1, 4:] = 1.0, 1.0
+    red, gray = torch.full((1, 2, 16, 16), 20.0), torch.zeros(1, 2, 16, 16)
+    changes = [torch.ones(1, 4, 1, 1), torch.ones(1, 8, 1, 1)]
+    optimizer = torch.optim.Adam(judge.parameters(), lr=0.01)
+    for _ in range(100):
+        real, drawn = (
+            judge([fine, coarse], [fine, coarse], changes, torch.cat(pair))[0] for pair in ((red, gray), (gray, red))
+        )
+        loss = F.relu(1 - real).mean() + F.relu(1 + drawn).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert (real.mean(dim=(1, 2, 3)) > drawn.mean(dim=(1, 2, 3)) + 0.5).all()
 
 
 def test_the_last_stage_draws_as_the_pipeline_does() -> None:

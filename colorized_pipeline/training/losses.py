@@ -30,7 +30,7 @@ from ..diffusion.color import lab_to_linear, lightness_to_gray, linear_to_srgb
 from ..diffusion.pipeline import ColorizationPipeline
 
 DETAIL_WEIGHT = 0.1  # of the channels that a grid twice as fine adds: they hold a small part of the colour
-_LARGE_ERROR = 0.2  # of a* and b* as they are diffused: from here on the chroma loss grows linearly
+_OTHER_COLOR = 0.3  # an error of a* and b*, as they are diffused, that the chroma loss takes for another colour
 _CHROMA_UNIT = 10  # of a* and b*, as the discriminator sees them
 
 
@@ -137,7 +137,9 @@ class Discriminator(nn.Module):
 
     A small head for each map (Sauer et al. 2021, Projected GANs) sees what colour changed in the features, in units of
     what true colour usually changes, the features of the grey photo, and the mean colour of each place: a classifier's
-    features hardly tell a strong colour from a weak one.
+    features hardly tell a strong colour from a weak one. The coarsest features of the grey photo say what is there,
+    so all heads see these too. Without them the finer ones can't tell a face from another smooth thing, and made faces
+    too red.
 
     Args:
         channels: of each feature map.
@@ -145,16 +147,19 @@ class Discriminator(nn.Module):
 
     def __init__(self, channels: Sequence[int], *, width: int = 96) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(
+        self.inputs = nn.ModuleList(spectral_norm(nn.Conv2d(2 * count + 2, width, 1)) for count in channels)
+        self.contexts = nn.ModuleList(nn.Conv2d(channels[-1], width, 1) for _ in channels)
+        self.outputs = nn.ModuleList(
             nn.Sequential(
-                spectral_norm(nn.Conv2d(2 * count + 2, width, 1)),
                 nn.LeakyReLU(0.2),
                 spectral_norm(nn.Conv2d(width, width, 3, padding=1)),
                 nn.LeakyReLU(0.2),
                 spectral_norm(nn.Conv2d(width, 1, 1)),
             )
-            for count in channels
+            for _ in channels
         )
+        for parameter in self.contexts.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(
         self, maps: Sequence[Tensor], gray: Sequence[Tensor], changes: Sequence[Tensor], chroma: Tensor
@@ -166,19 +171,14 @@ class Discriminator(nn.Module):
             changes: what true colour usually changes, ``[1, C, 1, 1]``.
             chroma: a* and b* of the photo in colour, ``[B, 2, H, W]``.
         """
-        return [
-            head(
-                torch.cat(
-                    (
-                        (seen - other) / change,
-                        F.group_norm(other, 1),
-                        F.adaptive_avg_pool2d(chroma, (seen.shape[-2], seen.shape[-1])) / _CHROMA_UNIT,
-                    ),
-                    dim=1,
-                )
-            )
-            for head, seen, other, change in zip(self.heads, maps, gray, changes, strict=True)
-        ]
+        coarsest, scores = F.group_norm(gray[-1], 1), []
+        heads = zip(self.inputs, self.contexts, self.outputs, strict=True)
+        for (first, around, rest), seen, other, change in zip(heads, maps, gray, changes, strict=True):
+            size = seen.shape[-2], seen.shape[-1]
+            means = F.adaptive_avg_pool2d(chroma, size) / _CHROMA_UNIT
+            changed = first(torch.cat(((seen - other) / change, F.group_norm(other, 1), means), dim=1))
+            scores.append(rest(changed + F.interpolate(around(coarsest), size, mode="bilinear")))
+        return scores
 
 
 def _itself(tensor: Tensor) -> Tensor:
@@ -192,8 +192,9 @@ class LastStage:
     are means, so the picture turns pale. Here the network sees what it draws, as in adversarial diffusion distillation
     (Sauer et al. 2023), and the frozen image encoder judges the photo that its prediction of x_0 gives:
 
-    - chroma loss: the error of the drawn a* and b*, squared where it is small (Huber 1964). The other two alone let
-      all faces turn too red. Large errors count less than squared: where several colours fit, the mean would be grey;
+    - chroma loss: the squared error r of the drawn a* and b*, as r / (1 + r / c²) (Geman & McClure 1985). The other
+      two alone let all faces turn too red. A small error is drawn to the true colour. A large one is left alone: the
+      photo may have had another colour there that fits as well, and their mean would be grey;
     - perceptual loss: squared distance to the true photo's features, 1 for grey (Johnson et al. 2016; Lin & Yang
       2024 train diffusion by it);
     - adversarial loss: the hinge loss of :class:`Discriminator`, which is trained beside.
@@ -278,8 +279,8 @@ class LastStage:
             ([one.detach() for one in seen], ours.detach()), (true, real), gray, reduce
         )
         adversarial = -_mean(self.discriminator(seen[:-1], gray[:-1], self.changes[:-1], ours))
-        means = drawn[:, :2], chroma[:, :2]
-        error = 2 * _LARGE_ERROR * F.smooth_l1_loss(*means, beta=_LARGE_ERROR)  # x² for small ones
+        squared = (drawn[:, :2] - chroma[:, :2]).square().mean(dim=1)
+        error = (squared / (1 + squared / _OTHER_COLOR**2)).mean()
         loss = self.chroma_weight * error + self.perceptual_weight * perceptual + self.adversarial_weight * adversarial
         return {
             "loss": loss,
