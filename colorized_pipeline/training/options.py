@@ -199,7 +199,7 @@ class ObjectiveOptions(Group):
         "true to the image encoder; the pipeline then draws in these steps, without guidance", least=1, fixed=True,
     )  # fmt: skip
     chroma_weight: float | None = option(
-        None, "in the last stage, of the error of the drawn chroma; default 0.5", least=0, fixed=True
+        None, "in the last stage, of the error of the drawn chroma; default 0.25", least=0, fixed=True
     )
     perceptual_weight: float | None = option(
         None, "in the last stage, of the distance to the true photo's features; default 0.1", least=0, fixed=True
@@ -213,7 +213,7 @@ class ObjectiveOptions(Group):
             for name in ("snr_gamma", "condition_dropout", "last_stage_steps"):
                 if getattr(self, name):
                     raise ValueError(f"--{name} serves --objective diffusion, not {self.objective}; leave it out")
-        for name, usual in (("chroma_weight", 0.5), ("perceptual_weight", 0.1), ("adversarial_weight", 0.05)):
+        for name, usual in (("chroma_weight", 0.25), ("perceptual_weight", 0.1), ("adversarial_weight", 0.05)):
             if self.last_stage_steps is None and getattr(self, name) is not None:
                 raise ValueError(f"--{name} serves the last stage; add --last_stage_steps, or leave it out")
             if self.last_stage_steps is not None and getattr(self, name) is None:
