@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 import tifffile
 from PIL import Image
+from tqdm import tqdm
 from typer.testing import CliRunner
 
 from colorized_pipeline import cli, load_pipeline
@@ -56,6 +58,8 @@ def run_forked(words: list[str], *, kill_after: float | None = None) -> int:
     """Run the command in a forked process; returns its exit status, or -9 if it was killed."""
     child = os.fork()
     if child == 0:
+        # tqdm's lock is shared with forked processes, and one that is killed while it holds it would stop all others
+        tqdm.set_lock(threading.RLock())
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             code = CliRunner().invoke(cli.app, words).exit_code
         os._exit(code)
