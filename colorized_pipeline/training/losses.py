@@ -30,7 +30,7 @@ from ..diffusion.color import lab_to_linear, lightness_to_gray, linear_to_srgb
 from ..diffusion.pipeline import ColorizationPipeline
 
 DETAIL_WEIGHT = 0.1  # of the channels that a grid twice as fine adds: they hold a small part of the colour
-_OTHER_COLOR = 0.3  # an error of a* and b*, as they are diffused, that the chroma loss takes for another colour
+_OTHER_COLOR = 0.3  # c of the chroma loss, of a* and b* as they are diffused: a larger error counts as another colour
 _CHROMA_UNIT = 10  # of a* and b*, as the discriminator sees them
 
 
@@ -138,8 +138,8 @@ class Discriminator(nn.Module):
     A small head for each map (Sauer et al. 2021, Projected GANs) sees what colour changed in the features, in units of
     what true colour usually changes, the features of the grey photo, and the mean colour of each place: a classifier's
     features hardly tell a strong colour from a weak one. The coarsest features of the grey photo say what is there,
-    so all heads see these too. Without them the finer ones can't tell a face from another smooth thing, and made faces
-    too red.
+    so all heads see these too. Without them the finer ones can't tell a face from another smooth thing, and faces
+    turn too red.
 
     Args:
         channels: of each feature map.
