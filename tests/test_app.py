@@ -37,10 +37,15 @@ DESKTOP = {"width": 1200, "height": 900}
 
 
 @pytest.fixture(scope="module")
-def page_url(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def page_server(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
     limits = ("--max-megapixels", "0.5", "--max-photos", "4")
-    with running("app", tmp_path_factory.mktemp("server"), "--checkpoint", str(checkpoint), *limits) as (url, _):
-        yield url
+    with running("app", tmp_path_factory.mktemp("server"), "--checkpoint", str(checkpoint), *limits) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def page_url(page_server: tuple[str, int]) -> str:
+    return page_server[0]
 
 
 @pytest.fixture(scope="module")
@@ -431,6 +436,18 @@ def test_programs_use_the_page_and_get_no_other_files(page_url: str, checkpoint:
     with zipfile.ZipFile(packed["value"]) as archive:
         made = archive.read("rocket.jpg")
     assert made == from_the_command(ROCKET, "--batch-size", "4", "--seed", "5", checkpoint=checkpoint, folder=tmp_path)
+
+
+def test_a_page_left_open_costs_next_to_nothing(visitor: Visitor, page_server: tuple[str, int]) -> None:
+    """It may stay open all day, beside other work."""
+
+    def seconds() -> float:
+        user, system = Path(f"/proc/{page_server[1]}/stat").read_text().rsplit(")")[1].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+    before = seconds()
+    visitor.page.wait_for_timeout(3000)
+    assert seconds() - before < 0.03 * 3
 
 
 def test_what_keeps_the_page_from_starting_is_explained(page_url: str, checkpoint: Path, tmp_path: Path) -> None:

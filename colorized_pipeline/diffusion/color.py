@@ -346,7 +346,8 @@ def upsample_columns(chroma: torch.Tensor, width: int, cell: float, *, start: in
     See :func:`upsample_rows`.
     """
     last = chroma.shape[-1] - 1
-    positions = _grid_positions(start, start + width, cell, chroma).clamp(0, last)
+    pixels = torch.arange(start, start + width, device=chroma.device, dtype=torch.float32)
+    positions = ((pixels + 0.5) / cell - 0.5).clamp(0, last)
     lower = positions.floor().long()
     weight = (positions - lower).to(chroma.dtype)
     right = chroma.index_select(-1, (lower + 1).clamp(max=last))
@@ -363,19 +364,12 @@ def upsample_rows(
     ``F.interpolate(mode="bilinear", align_corners=False)``.
     """
     last = chroma.shape[-2] - 1
-    lower, upper = (min(max((row + 0.5) / cell - 0.5, 0), last) for row in (start, stop - 1))
-    first, last = int(lower), min(int(upper) + 1, last)
-    positions = _grid_positions(start, stop, cell, chroma).clamp(0, chroma.shape[-2] - 1)
-    rows = torch.arange(first, last + 1, device=chroma.device)
-    weights = (1 - (positions.unsqueeze(-1) - rows).abs()).clamp(min=0)  # [stop - start, rows]
-    weights, near = weights.to(chroma.dtype), chroma[:, first : last + 1]
+    positions = ((np.arange(start, stop) + 0.5) / cell - 0.5).clip(0, last)  # NumPy is faster for so few numbers
+    first, last = int(positions[0]), min(int(positions[-1]) + 1, last)
+    shares = (1 - np.abs(positions[:, None] - np.arange(first, last + 1))).clip(min=0)  # [stop - start, rows]
+    weights, near = torch.from_numpy(shares).to(chroma), chroma[:, first : last + 1]
     if out is None:
         return weights @ near
     for channel, target in zip(near, out, strict=True):  # faster than both in one product
         torch.mm(weights, channel, out=target)
     return out
-
-
-def _grid_positions(start: int, stop: int, cell: float, like: torch.Tensor) -> torch.Tensor:
-    pixels = torch.arange(start, stop, device=like.device, dtype=torch.float32)
-    return (pixels + 0.5) / cell - 0.5

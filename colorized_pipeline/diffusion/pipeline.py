@@ -408,7 +408,7 @@ class ColorizationPipeline(DiffusionPipeline):
     def _execution_device(self) -> torch.device:
         """Where the networks run. diffusers searches all modules for hooks, 2 ms; only offloaded ones need that."""
         offloaded = any(hasattr(self.unet, hook) for hook in ("_hf_hook", "_diffusers_hook"))
-        return super()._execution_device if offloaded else self.device
+        return super()._execution_device if offloaded else self.unet.device
 
     @property
     def stride(self) -> int:
