@@ -2,6 +2,7 @@
 
 import functools
 import io
+import json
 import os
 import shutil
 import threading
@@ -54,6 +55,40 @@ def address(site: Path) -> Iterator[str]:
         server.shutdown()
 
 
+def make_noise(site: Path, photo: Image.Image) -> np.ndarray:
+    """For a photo whose edges are multiples of its working size's stride."""
+    facts = json.loads((site / "colorized.json").read_text())
+    cell = facts["noise_cell"] * min(photo.size) // facts["working_size"]
+    shape = (*facts["noise"], photo.height // cell, photo.width // cell)
+    return np.random.default_rng(3).standard_normal(shape, np.float32)
+
+
+def paint_by_the_page(page: Any, photo: Image.Image, noise: np.ndarray) -> np.ndarray:
+    """What the page's own function makes of a photo, RGBA."""
+    rgba = np.asarray(photo.convert("RGBA"))
+    painted = page.evaluate(
+        "async ([rgba, width, noise]) => { const pixels = new ImageData(Uint8ClampedArray.from(rgba), width);"
+        "return Array.from((await window.colorized.colorize(pixels, 0, Float32Array.from(noise))).data) }",
+        [rgba.ravel().tolist(), photo.width, noise.ravel().tolist()],
+    )
+    return np.array(painted).reshape(rgba.shape)
+
+
+def paint_by_the_runner(site: Path, folder: Path, photo: Image.Image, noise: np.ndarray) -> np.ndarray:
+    for file in (*site.glob("*.onnx"), site / "colorized.json", EMBED / "colorize.py"):
+        shutil.copy(file, folder)
+
+    class Colorizer(load_runner(folder).Colorizer):  # type: ignore[misc]
+        def make_noise(self, seed: int, shape: tuple[int, ...]) -> np.ndarray:
+            return noise
+
+    return np.asarray(Colorizer(folder, threads=1).colorize(photo)).astype(int)
+
+
+def assert_equal(painted: np.ndarray, expected: np.ndarray) -> None:
+    assert (painted[..., 3] == 255).all() and (np.abs(painted[..., :3] - expected) > 1).mean() < 1e-3
+
+
 def test_page_paints_what_the_runner_paints_and_works_offline(site: Path, address: str, tmp_path: Path) -> None:
     photo = Image.fromarray(skimage_data.camera()[:256, :320])
     photo.save(tmp_path / "it's old.png")
@@ -76,28 +111,10 @@ def test_page_paints_what_the_runner_paints_and_works_offline(site: Path, addres
         with page.expect_download() as download:
             page.click("#save")
         saved = Path(download.value.path()).read_bytes()
-        noise = np.random.default_rng(3).standard_normal((2**16,), np.float32)
-
-        class Colorizer(load_runner_of(tmp_path)):  # type: ignore[misc]
-            def make_noise(self, seed: int, shape: tuple[int, ...]) -> np.ndarray:
-                return noise[: np.prod(shape)].reshape(shape)
-
-        for file in site.glob("*.onnx"):
-            shutil.copy(file, tmp_path)
-        shutil.copy(site / "colorized.json", tmp_path)
-        runner = Colorizer(tmp_path, threads=1)
-        expected = np.asarray(runner.colorize(photo)).astype(int)
-        count = int(np.prod([*runner.facts["noise"], 32, 40]))
-        found = page.evaluate(
-            "async (noise) => { const canvas = document.getElementById('before');"
-            "const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);"
-            "return Array.from((await window.colorized.colorize(pixels, 0, Float32Array.from(noise))).data) }",
-            noise[:count].tolist(),
-        )
+        painted = paint_by_the_page(page, photo, noise := make_noise(site, photo))
         browser.close()
     assert not failed
-    found = np.array(found).reshape(256, 320, 4)
-    assert (found[..., 3] == 255).all() and (np.abs(found[..., :3] - expected) > 1).mean() < 1e-3
+    assert_equal(painted, paint_by_the_runner(site, tmp_path, photo, noise))
     picture = Image.open(io.BytesIO(saved))
     facts = read_xmp(picture.info["xmp"])
     assert picture.size == (320, 256) and np.ptp(np.asarray(picture).astype(int), axis=2).mean() > 1
@@ -164,9 +181,21 @@ def test_axe_finds_no_fault(page: Any, tmp_path: Path) -> None:
     assert run_axe(page, axe, "violations", "incomplete") == []
 
 
-def load_runner_of(folder: Path) -> type:
-    shutil.copy(EMBED / "colorize.py", folder)
-    return load_runner(folder).Colorizer
+@pytest.mark.slow
+def test_webgpu_paints_what_the_runner_paints(site: Path, address: str, tmp_path: Path) -> None:
+    """By Chromium's own GPU in software, two minutes."""
+    photo = Image.fromarray(skimage_data.camera()[:256, :256])
+    noise = make_noise(site, photo)
+    with playwright.sync_playwright() as engine:
+        flags = ["--no-sandbox", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
+        browser = engine.chromium.launch(executable_path=CHROMIUM, args=flags)
+        page = browser.new_page()
+        page.goto(f"{address}?webgpu")
+        page.get_by_text("Ready.").wait_for(timeout=120_000)
+        assert page.evaluate("navigator.gpu.requestAdapter().then((one) => one.info.vendor)") == "google"
+        painted = paint_by_the_page(page, photo, noise)
+        browser.close()
+    assert_equal(painted, paint_by_the_runner(site, tmp_path, photo, noise))
 
 
 def test_a_folder_without_the_runtime_is_named(tmp_path: Path) -> None:

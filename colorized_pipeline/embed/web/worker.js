@@ -1,15 +1,17 @@
-// The three graphs by onnxruntime-web, as colorize.py uses them. "?webgpu" in the page's address runs them on the GPU.
+// The three graphs by onnxruntime-web, as colorize.py uses them. "?webgpu" in the page's address draws on the GPU.
 const gpu = new URLSearchParams(location.search).has("webgpu");
 const STRIP_PIXELS = 2 ** 18;
 
 async function load() {
   const ort = await import(gpu ? "./ort.webgpu.min.mjs" : "./ort.wasm.min.mjs");
   ort.env.wasm.wasmPaths = new URL("./", location.href).href;
-  const options = { executionProviders: gpu ? ["webgpu", "wasm"] : ["wasm"] };
-  const [facts, read, draw, show] = await Promise.all([
-    fetch("colorized.json").then((answer) => answer.json()),
-    ...["read", "draw", "show"].map((name) => ort.InferenceSession.create(`${name}.onnx`, options)),
-  ]);
+  const facts = await fetch("colorized.json").then((answer) => answer.json());
+  const onProcessor = { executionProviders: ["wasm"] };
+  const fastest = { executionProviders: gpu ? ["webgpu", "wasm"] : ["wasm"] };
+  // One after the other, as WebGPU refuses a second at the same time; "read" scales as WebGPU's runtime can't
+  const read = await ort.InferenceSession.create("read.onnx", onProcessor);
+  const draw = await ort.InferenceSession.create("draw.onnx", fastest);
+  const show = await ort.InferenceSession.create("show.onnx", fastest);
   return { ort, facts, read, draw, show };
 }
 
