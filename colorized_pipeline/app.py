@@ -31,12 +31,12 @@ from .batch.photos import OpenPhoto, draw_rows, open_photo
 from .batch.results import MEASURED_EDGE, Writer
 from .batch.settings import Settings, build_settings
 from .batch.sheets import draw_map, to_image
-from .diffusion.hints import Hint
+from .diffusion.hints import Hint, parse_hint
 from .diffusion.photo import PreparedPhoto, measure_uncertainty, show_small
 from .diffusion.reading import TooLargeError
 from .diffusion.steering import Palette
 from .options import PageLimits
-from .sets.known import SIDECAR_SUFFIX, painted_entry, write_sidecar
+from .sets.known import SIDECAR_SUFFIX, painted_entry, placed_entry, write_sidecar
 
 NOTE = (
     "Plausible colours for grey photographs. **The colours are invented.** Label every result as a colorization, keep "
@@ -183,8 +183,15 @@ def _build_photo_tab(worker: "Worker") -> None:
                 settings = _build_settings(worker)
             with gr.Accordion("Colours you know", open=False):
                 painting = _build_painting()
+                places = gr.Textbox(
+                    "",
+                    label="Or write them",
+                    info="A line each: x, y and radius in pixels of the photo, a colon, the colour.",
+                    placeholder="120,80,25:#8a3b2e",
+                    lines=2,
+                )
                 with gr.Row():
-                    source = gr.Textbox(label="Who says so", placeholder="A. Clerk, 2019", scale=2)
+                    source = gr.Textbox("", label="Who says so", placeholder="A. Clerk, 2019", scale=2)
                     save = gr.Button("Save these colours", size="sm")
                 sidecar, kept = gr.DownloadButton(visible=False), gr.State(time_to_live=_SECONDS_KEPT)
                 gr.Markdown("Or give a colour photo of the same place: the result gets its palette.")
@@ -196,10 +203,10 @@ def _build_photo_tab(worker: "Worker") -> None:
     photo.upload(worker.receive, photo, [photo, arrival], **quiet)
     photo.change(lambda shown: shown, photo, painting, queue=False, **quiet)
     reference.upload(worker.receive_reference, reference, [reference, guide], **quiet)
-    save.click(worker.save_colors, [photo, arrival, painting, source], [sidecar, kept], queue=False, **quiet)
+    save.click(worker.save_colors, [photo, arrival, painting, places, source], [sidecar, kept], queue=False, **quiet)
     start.click(
         worker.colorize,
-        [photo, arrival, painting, reference, guide, *settings, variants],
+        [photo, arrival, painting, places, reference, guide, *settings, variants],
         [made, status, result, compared, gallery, download, uncertainty, why, uncertainty_map],
         concurrency_id="worker",
         concurrency_limit=1,
@@ -317,6 +324,7 @@ class Worker:
         shown: str | None,
         arrival: Arrival | None,
         painting: dict[str, Any] | None,
+        places: str | None,
         reference: str | None,
         guide: Arrival | None,
         steps: int,
@@ -337,7 +345,7 @@ class Worker:
         folder = tempfile.TemporaryDirectory(prefix="colorized-app-")
         with _messages_for_visitors(photo, Path(folder.name)):
             check_all_pages(photo, self.limits.max_megapixels)
-            hints = self._read_painting(painting, photo)
+            hints = (*_read_places(places), *self._read_painting(painting, photo))
             wishes = {"variants": int(variants), "hints": hints, "reference": guiding}
             settings = self._settings(steps, seed, intensity, alone=True, **wishes)
             asked = Job(photo, Path(folder.name) / _result_name(photo), Path(photo.name))
@@ -445,15 +453,24 @@ class Worker:
         )
 
     def save_colors(
-        self, shown: str | None, arrival: Arrival | None, painting: dict[str, Any] | None, source: str
+        self,
+        shown: str | None,
+        arrival: Arrival | None,
+        painting: dict[str, Any] | None,
+        places: str | None,
+        source: str,
     ) -> tuple[Any, tempfile.TemporaryDirectory[str]]:
-        """What was painted, as a file that the command finds when it lies beside the photo."""
+        """What was painted and written, as a file that the command finds when it lies beside the photo."""
         whole = self._painted(painting)
-        if shown is None or whole is None:
-            raise _message("Nothing is painted: pick a colour and paint where it belongs.")
+        if shown is None or not (whole or (places or "").strip()):
+            raise _message("Nothing is painted or written: pick a colour and paint where it belongs.")
         photo, folder = _original(shown, arrival), tempfile.TemporaryDirectory(prefix="colorized-app-")
+        with _messages_for_visitors(photo):
+            written = _read_places(places)
+        entries = [placed_entry(region, color, source=source) for region, color in written]
+        entries += [painted_entry(whole, source=source)] if whole else []
         file = Path(folder.name) / f"{photo.stem}{SIDECAR_SUFFIX}"
-        file.write_text(write_sidecar(photo.name, [painted_entry(whole, source=source)]), encoding="utf-8")
+        file.write_text(write_sidecar(photo.name, entries), encoding="utf-8")
         return gr.DownloadButton(f"Download {file.name}", value=str(file), visible=True), folder
 
     def _read_painting(self, painting: dict[str, Any] | None, photo: Path) -> tuple[Hint, ...]:
@@ -493,6 +510,11 @@ def _step_bar(progress: gr.Progress, *, steps: int, number: int, variants: int) 
 
     show(0.0)
     return lambda: context.run(show, min(1.0, next(done) / steps))
+
+
+def _read_places(text: str | None) -> list[tuple[tuple[float, ...], str]]:
+    """Colours that were written, a line each; empty lines are passed over."""
+    return [parse_hint(line) for line in map(str.strip, (text or "").splitlines()) if line]
 
 
 @contextmanager

@@ -242,6 +242,34 @@ def test_settings_reach_the_pipeline(visitor: Visitor) -> None:
     assert name == "camera-colour-7.jpg" and np.ptp(pixels(data).astype(int), axis=-1).max() <= 2
 
 
+def test_colours_are_written_where_one_cannot_paint(visitor: Visitor, checkpoint: Path, tmp_path: Path) -> None:
+    visitor.give_and_see(CAMERA)
+    visitor.draw_one_variant()
+    visitor.page.get_by_text("Colours you know").click()
+    visitor.page.get_by_label("Or write them").fill("120,80:red")
+    visitor.start.click()
+    visitor.page.get_by_text("'120,80:red' isn't x,y,radius:colour").wait_for()
+
+    visitor.page.get_by_label("Or write them").fill("120,80,25:#8a3b2e\n\n10,10,60,40:navy\n")
+    visitor.page.get_by_label("Who says so").fill("A. Clerk")
+    visitor.colorize()
+    _, data = visitor.download("Download variant 1 at full size")
+    hints = ("--hint", "120,80,25:#8a3b2e", "--hint", "10,10,60,40:navy")
+    assert data == from_the_command(CAMERA, "--seed", "0", *hints, checkpoint=checkpoint, folder=tmp_path)
+
+    visitor.page.get_by_role("button", name="Save these colours").click()
+    name, saved = visitor.download("Download camera.colours.json")
+    entries = json.loads(saved)["colours"]
+    assert [(one["place"], one["colour"], one["source"]) for one in entries] == [
+        ("120,80,25", "#8a3b2e", "A. Clerk"),
+        ("10,10,60,40", "navy", "A. Clerk"),
+    ]
+    (tmp_path / name).write_bytes(saved)
+    (photo := tmp_path / CAMERA.name).write_bytes(CAMERA.read_bytes())
+    by_sidecar = from_the_command(photo, "--seed", "0", checkpoint=checkpoint, folder=tmp_path)
+    assert (pixels(by_sidecar) == pixels(data)).all()
+
+
 def test_a_reference_photo_gives_its_palette(visitor: Visitor, checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"not a photo")
     Image.new("L", (1000, 600), 99).save(tmp_path / "large.png")
