@@ -79,9 +79,46 @@ def test_a_dry_run_does_nothing(here: Path) -> None:
     done = run_here("colorize", "grey.png", "grey.jpg", "-o", "out", "--dry-run", "--checkpoint", "nowhere")
     assert (done.exit_code, done.stderr) == (0, "")
     assert done.stdout.split() == ["grey.png", "->", "out/grey.png", "grey.jpg", "->", "out/grey.jpg"]
-    done = run_here("colorize", "grey.png", "-o", ".", "--dry-run")
-    assert done.exit_code == 1 and "inputs are never overwritten" in done.stdout
     assert not Path("out").exists()
+
+
+def test_a_dry_run_says_what_the_run_would_do(here: Path, checkpoint: Path) -> None:
+    words = ("colorize", ".", "-r", "-o", "out", "--checkpoint", checkpoint)
+    Path("grey.jpg").rename("bad.jpg")
+    Path("colours.csv").write_text('file,place,colour\ngrey.png,"9,9,4",red\n')  # is part of the settings
+    assert run_here(*words).exit_code == 0
+    Image.open("grey.png").save("new.png")
+    Path("out/grey.png").write_bytes(b"edited")
+    before = sorted(Path("out").rglob("*"))
+    planned = run_here(*words, "--dry-run", "--sheet", "pdf")
+    assert planned.exit_code == 0 and planned.stderr == ""
+    assert planned.stdout.splitlines() == [
+        "bad.jpg: done before -> out/bad-sheet.pdf",
+        "grey.png -> out/grey.png, out/grey-sheet.pdf",
+        "new.png -> out/new.png, out/new-sheet.pdf",
+    ]
+    other = run_here(*words, "--dry-run", "--seed", "2")
+    assert other.exit_code == 1 and "out/bad.jpg was made with other settings" in other.stderr
+    assert sorted(Path("out").rglob("*")) == before
+    for status, message, words in (
+        (1, "inputs are never overwritten", ("grey.png", "-o", ".")),
+        (1, "new.png exists; add --overwrite", ("bad.jpg", "-o", "new.png")),
+        (2, "places on one photo", (".", "-o", "out", "--hint", "1,1,1:red")),
+        (2, "--shard must be I/N", (".", "-o", "out", "--shard", "2/2")),
+    ):
+        for dry in (["--dry-run"], ["--dry-run", "--json"], ["--checkpoint", checkpoint]):
+            done = run_here("colorize", *words, *dry)
+            assert done.exit_code == status and message in done.stderr, (words, dry)
+
+
+def test_a_dry_run_in_lines_of_json(here: Path) -> None:
+    Path("out").mkdir()
+    shutil.copy("bad.jpg", "out/bad-2.jpg")
+    done = run_here("colorize", "grey.png", "bad.jpg", "-o", "out", "--dry-run", "--json", "--variants", "2")
+    planned, failed = map(json.loads, done.stdout.splitlines())
+    assert done.exit_code == 1 and (planned["source"], planned["state"]) == ("grey.png", "planned")
+    assert planned["results"] == [f"out/grey-{end}" for end in ("1.png", "2.png", "variants.jpg")]
+    assert (failed["state"], failed["results"]) == ("failed", []) and "exists" in failed["error"]
 
 
 def test_a_watched_folder(here: Path, checkpoint: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from .._version import __version__
-from ..archive.files import MANIFEST_NAME, Job
+from ..archive.files import MANIFEST_NAME, Job, check_inside, output_format
 from ..archive.scans import hash_file
 
 _OF_ONE_PHOTO = ("known", "tied_to")  # settings that files beside the photos decide
@@ -22,6 +23,22 @@ _PARTIAL_NAME = ".colorized-partial"
 
 class DoneBefore(Exception):
     """The photo's results exist, whole, with these settings."""
+
+
+@dataclass
+class Outcome:
+    """What became of one photo: ``"done"``, ``"skipped"`` (done before), ``"failed"``; ``"planned"`` by a dry run."""
+
+    job: Job
+    state: str
+    message: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def explain(error: BaseException, photo: Path) -> str:
+    """An error in one line that begins with the photo's name, which is left as it is."""
+    text, start = str(error) or type(error).__name__, f"{photo}: "
+    return start + " ".join(text.removeprefix(start).split())
 
 
 class Records(Protocol):
@@ -34,7 +51,30 @@ class Records(Protocol):
         """Record a result or a failure, and wait until it is on the disk."""
 
 
-class Manifest:
+class PastRecords:
+    """What the manifests in an output folder say of its finished results."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lines: dict[str, bytes] = {}  # a quarter of the memory that the records need
+        for file in sorted(folder.glob(f"{MANIFEST_NAME}*.jsonl")):
+            for record, line in _read_records(file):
+                if "error" in record:  # a run that was refused leaves what was done before as it is
+                    continue
+                known = self._lines.get(record["output"])
+                if known is None or record["finished"] >= json.loads(known)["finished"]:
+                    self._lines[record["output"]] = line
+
+    def find(self, output: Path) -> dict[str, Any] | None:
+        """The latest record of a finished result."""
+        line = self._lines.get(self._key(output))
+        return json.loads(line) if line else None
+
+    def _key(self, output: Path) -> str:
+        return output.relative_to(self.folder).as_posix()
+
+
+class Manifest(PastRecords):
     """JSON lines in the output folder: for each photo its source, hash, output, seed, time and, if it failed, why.
 
     A line is written and on the disk *before* its result gets its final name. So a result that exists and has the
@@ -48,15 +88,7 @@ class Manifest:
 
     def __init__(self, folder: Path, *, part: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        self._lines: dict[str, bytes] = {}  # of finished results: a quarter of the memory that the records need
-        for file in sorted(folder.glob(f"{MANIFEST_NAME}*.jsonl")):
-            for record, line in _read_records(file):
-                if "error" in record:  # a run that was refused leaves what was done before as it is
-                    continue
-                known = self._lines.get(record["output"])
-                if known is None or record["finished"] >= json.loads(known)["finished"]:
-                    self._lines[record["output"]] = line
+        super().__init__(folder)
         self._lock = threading.Lock()
         self._file = (folder / f"{MANIFEST_NAME}{part}.jsonl").open("ab+")
         self._end_torn_line()
@@ -66,11 +98,6 @@ class Manifest:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-
-    def find(self, output: Path) -> dict[str, Any] | None:
-        """The latest record of a finished result."""
-        line = self._lines.get(self._key(output))
-        return json.loads(line) if line else None
 
     def add(self, job: Job, output: Path, **facts: Any) -> None:
         """Record a result, or with the fact ``error`` a failure, and wait until it is on the disk."""
@@ -83,9 +110,6 @@ class Manifest:
             os.fsync(self._file.fileno())
             if "error" not in record:
                 self._lines[record["output"]] = line
-
-    def _key(self, output: Path) -> str:
-        return output.relative_to(self.folder).as_posix()
 
     def _end_torn_line(self) -> None:
         """After a crash in the middle of a line the next one must not continue it."""
@@ -113,7 +137,14 @@ def describe_source(source: Path, sha256: str) -> dict[str, Any]:
 
 
 def check_targets(
-    job: Job, files: Sequence[Path], *, manifest: Records | None, settings: Mapping[str, Any], overwrite: bool
+    job: Job,
+    files: Sequence[Path],
+    *,
+    output: Path | None,
+    manifest: PastRecords | Records | None,
+    settings: Mapping[str, Any],
+    overwrite: bool,
+    dry: bool = False,
 ) -> str | None:
     """Whether a photo's results may be made; its hash, if the manifest knows it.
 
@@ -121,18 +152,25 @@ def check_targets(
 
     Args:
         files: all that come of it.
+        output: the folder outside of which none may lie, if there is one.
         settings: what must be equal for a result to count as done.
         overwrite: replace files that exist already and aren't known results.
+        dry: move nothing aside.
 
     Raises:
         DoneBefore: if all of them are there.
-        ValueError: if one would destroy another file.
+        ValueError: if one would destroy another file, or can't be written.
     """
+    if job.refusal:
+        raise ValueError(job.refusal)
+    output_format(job.target)
+    if output:
+        check_inside(job.target, output)
     done, sha256 = 0, None
     for file in files:
         known = manifest.find(file) if manifest else None
         try:
-            sha256 = _check_target(job, file, known, settings=settings, overwrite=overwrite) or sha256
+            sha256 = _check_target(job, file, known, settings, overwrite=overwrite, dry=dry) or sha256
         except DoneBefore:
             done += 1
             sha256 = known["sha256"] if known else None
@@ -142,7 +180,7 @@ def check_targets(
 
 
 def _check_target(
-    job: Job, file: Path, known: Mapping[str, Any] | None, *, settings: Mapping[str, Any], overwrite: bool
+    job: Job, file: Path, known: Mapping[str, Any] | None, settings: Mapping[str, Any], *, overwrite: bool, dry: bool
 ) -> str | None:
     sha256 = known["sha256"] if known and _unchanged(job.source, known) else None
     if not file.exists():
@@ -150,7 +188,8 @@ def _check_target(
     if known and known.get("output_sha256"):
         found = hash_file(file)
         if found != known["output_sha256"]:
-            file.rename(file.with_name(f"{file.stem[:60]}.changed-{found[:12]}{file.suffix}"))
+            if not dry:
+                file.rename(file.with_name(f"{file.stem[:60]}.changed-{found[:12]}{file.suffix}"))
             return sha256
         sha256 = sha256 or hash_file(job.source)
         same_settings = known["settings"] == settings

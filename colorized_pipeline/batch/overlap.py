@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,23 +22,13 @@ from ..archive.provenance import Signer
 from ..archive.scans import peek_pixels
 from ..diffusion.photo import Lightness
 from ..diffusion.pipeline import ColorizationPipeline
-from .manifest import DoneBefore, Records
+from .manifest import DoneBefore, Outcome, Records, explain
 from .photos import OpenPhoto, draw_rows, open_photo
 from .results import Writer
 from .settings import Settings
 
 _LEADERS_KEPT = 32
 _OPEN_PIXELS = 4e8  # decoded at one time, unless a single photo is larger
-
-
-@dataclass
-class Outcome:
-    """What became of one photo: ``"done"``, ``"skipped"`` (done before) or ``"failed"``."""
-
-    job: Job
-    state: str
-    message: str = ""
-    notes: list[str] = field(default_factory=list)
 
 
 _Rows = list[tuple[OpenPhoto, int]]
@@ -231,12 +221,6 @@ class Batch:
             self._thread.pipe = copy.copy(self.pipe)  # same weights; a scheduler counts its steps, so each its own
             self._thread.pipe.scheduler = copy.deepcopy(self.pipe.scheduler)
         return draw_rows(self._thread.pipe, self.settings, rows, on_step=on_step)
-
-
-def explain(error: BaseException, photo: Path) -> str:
-    """An error in one line that begins with the photo's name, which is left as it is."""
-    text, start = str(error) or type(error).__name__, f"{photo}: "
-    return start + " ".join(text.removeprefix(start).split())
 
 
 def without_folders(text: str, *folders: str | Path) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..archive.copies import FORMATS, is_deep
-from ..archive.files import Job, check_inside, output_format
+from ..archive.files import Job, output_format
 from ..archive.labels import Label
 from ..archive.scans import Scan, open_scan
 from ..diffusion.photo import Lightness, PreparedPhoto
@@ -104,14 +104,10 @@ def open_photo(
         OSError, ValueError, TypeError, MemoryError: if it can't be colorized; the message says why.
     """
     started = time.monotonic()
-    if job.refusal:
-        raise ValueError(job.refusal)
-    format_name = output_format(job.target)
-    if output:
-        check_inside(job.target, output)
     settings = settings.of(job)
     files, record = settings.files(job.target), settings.record()
-    sha256 = check_targets(job, files, manifest=manifest, settings=record, overwrite=overwrite)
+    sha256 = check_targets(job, files, output=output, manifest=manifest, settings=record, overwrite=overwrite)
+    format_name = output_format(job.target)
     scan = open_scan(job.source, pages=settings.pages, max_megapixels=settings.max_megapixels, sha256=sha256)
     if len(scan.sizes) > 1:
         _check_pages(scan, job, settings, format_name)

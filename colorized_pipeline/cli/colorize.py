@@ -26,7 +26,9 @@ from .options import Checkpoint, Device, Precision, command
 if TYPE_CHECKING:
     from ..archive.files import Job
     from ..archive.provenance import Signer
-    from ..batch.overlap import Batch, Outcome
+    from ..batch.manifest import Outcome
+    from ..batch.overlap import Batch
+    from ..batch.settings import Settings
     from ..batch.shards import Part
     from ..diffusion.hints import Hint
     from ..diffusion.pipeline import ColorizationPipeline
@@ -89,7 +91,11 @@ class Files:
         ),
     ] = False
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say which file each photo would go into, and do nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say which files each photo would go into, what is done before, what would be refused; do nothing.",
+        ),
     ] = False
     json_lines: Annotated[
         bool,
@@ -152,6 +158,9 @@ class Known:
 
     def add(self, jobs: "list[Job]", network: "Network", colors: Colors, files: Files) -> "list[Job]":
         """The jobs with what files beside the photos tell of their colours, and tied to each other if asked for."""
+        folders = {folder for job in jobs for folder in job.source.parents[: len(job.name.parts)]}
+        if not (self.reference or self.consistent or any(next(one.glob("*colours.*"), None) for one in folders)):
+            return jobs
         with quick_start():
             from ..sets.groups import look_at, tie_alike, tie_folders
             from ..sets.known import add_known_colors, add_references
@@ -174,13 +183,15 @@ class Known:
 
     def read_hints(self) -> "tuple[Hint, ...]":
         """The hints, and the mask last."""
-        from ..diffusion.hints import parse_hint
+        hints: list[Hint] = [self.hint_mask] if self.hint_mask else []
+        if self.hint:
+            from ..diffusion.hints import parse_hint
 
-        try:
-            hints: list[Hint] = [parse_hint(text) for text in self.hint or ()]
-        except ValueError as error:
-            raise ValueError(f"--hint: {error}") from error
-        return (*hints, self.hint_mask) if self.hint_mask else tuple(hints)
+            try:
+                hints[:0] = map(parse_hint, self.hint)
+            except ValueError as error:
+                raise ValueError(f"--hint: {error}") from error
+        return tuple(hints)
 
 
 @dataclass(frozen=True)
@@ -315,28 +326,35 @@ class Order:
         folder = self.files.output if self.files.recursive or in_folder else None
         return replace(self, alone=alone and not self.files.recursive, folder=folder)
 
-    def results(self, target: Path) -> list[Path]:
-        """Every file that comes of a photo whose result is called ``target``."""
+    def copies(self, target: Path) -> list[Path]:
+        """The colour copies, their sheet and map of a photo whose result is called ``target``."""
         from ..archive.files import result_files
         from ..diffusion.variants import choose_variants
 
         drawn, kept = choose_variants(**vars(self.variants))
-        copies = result_files(target, copies=1 if kept else drawn, uncertainty=self.variants.uncertainty)
-        return [*copies, *self.beside.files(target)]
+        return result_files(target, copies=1 if kept else drawn, uncertainty=self.variants.uncertainty)
+
+    def results(self, target: Path) -> list[Path]:
+        """Every file that comes of a photo whose result is called ``target``."""
+        return [*self.copies(target), *self.beside.files(target)]
 
     def show_line(self, outcome: "Outcome") -> None:
-        """A photo's outcome as a line of JSON on standard output."""
+        """A photo's outcome on standard output: as a line of JSON, or of a dry run in words."""
         made = [str(file) for file in self.results(outcome.job.target)] if outcome.state != "failed" else []
-        line = {"source": str(outcome.job.source), "state": outcome.state, "results": made, "notes": outcome.notes}
-        typer.echo(json.dumps(line | ({"error": outcome.message} if outcome.message else {})))
+        if self.files.json_lines:
+            line = {"source": str(outcome.job.source), "state": outcome.state, "results": made, "notes": outcome.notes}
+            typer.echo(json.dumps(line | ({"error": outcome.message} if outcome.message else {})))
+        elif outcome.state == "planned":
+            show(f"{outcome.job.source} -> {', '.join(made)}")
+        elif outcome.state == "skipped":
+            missing = [file for file in made if not Path(file).exists()]  # sheets and layers, which are written anew
+            show(f"{outcome.job.source}: done before" + (f" -> {', '.join(missing)}" if missing else ""))
 
-    def open(self, device: str | None) -> "Callable[..., Batch]":
-        """Load the network; gives :class:`Batch` but for the manifest, the temporary folder and the cores."""
-        from ..batch.overlap import Batch
+    def load(self, device: str | None) -> "tuple[ColorizationPipeline, Settings]":
+        """The network, and what decides results."""
         from ..batch.settings import build_settings
 
         pipe, loaded = self.network.load(device)
-        signer = self.labels.make_signer()
         settings = build_settings(
             pipe,
             **loaded,
@@ -347,19 +365,51 @@ class Order:
             pages=self.files.pages,
             max_megapixels=self.files.max_megapixels,
             mark=self.labels.mark,
-            signed=signer is not None,
+            signed=self.labels.c2pa_key is not None,
             hints=self.known.read_hints(),
             reference=self.known.reference if self.known.reference and self.known.reference.is_file() else None,
         )
+        return pipe, settings
+
+    def open(self, device: str | None) -> "Callable[..., Batch]":
+        """Load the network; gives :class:`Batch` but for the manifest, the temporary folder and the cores."""
+        from ..batch.overlap import Batch
+
         return partial(
             Batch,
-            pipe,
-            settings,
+            *self.load(device),
             output=self.folder,
             overwrite=self.files.overwrite,
-            signer=signer,
+            signer=self.labels.make_signer(),
             keep_times=self.files.keep_times,
         )
+
+    def plan(self, jobs: "Sequence[Job]") -> "Iterator[Outcome]":
+        """What :meth:`run` would say, as far as it is known before a photo is read."""
+        from ..batch.manifest import DoneBefore, Outcome, PastRecords, check_targets, explain
+
+        past = PastRecords(self.files.output) if self.files.recursive else None
+        settings: Settings | None = None
+        for job in jobs:
+            copies = self.copies(job.target)
+            if past and not settings and any(past.find(file) for file in copies if file.exists()):
+                with quick_start():
+                    _, settings = self.load(None)  # what is there may be of others
+            try:
+                check_targets(
+                    job,
+                    copies,
+                    output=self.folder,
+                    manifest=past,
+                    settings=settings.of(job).record() if settings else {},
+                    overwrite=self.files.overwrite,
+                    dry=True,
+                )
+                yield Outcome(job, "planned")
+            except DoneBefore:
+                yield Outcome(job, "skipped")
+            except (OSError, ValueError, MemoryError) as error:
+                yield Outcome(job, "failed", explain(error, job.source))
 
     def run(
         self, batch: "Batch", jobs: "Sequence[Job]", *, on_step: Callable[[], object] | None = None
@@ -398,7 +448,7 @@ def colorize(
     with _pipes(photos, order) as (photos, order):
         files = order.files
         inputs, origins, missing = _fetch(photos, files)
-        for _ in _changes(inputs, files.output) if files.watch else [None]:
+        for _ in _changes(inputs, files.output) if files.watch and not files.dry_run else [None]:
             found = find_photos(inputs, recursive=files.recursive, output=files.output, may_be_none=files.watch)
             jobs = plan_jobs(
                 found,
@@ -409,11 +459,6 @@ def colorize(
                 results=order.results,
             )
             jobs = [replace(job, origin=origins.get(job.source, {})) for job in jobs]
-            if files.dry_run:
-                for job in jobs:
-                    show(f"{job.source} -> {job.refusal or job.target}")
-                failed = sum(bool(job.refusal) for job in jobs)
-                break
             jobs = known.add(jobs, network, colors, files)
             if jobs:
                 failed = _run(order.of(jobs), jobs, notes=found.notes)
@@ -514,7 +559,7 @@ def _run(order: Order, jobs: "list[Job]", *, notes: "Sequence[str]") -> int:
         raise ValueError(f"--hint and --hint-mask are places on one photo, and here are {len(jobs)}: give one")
     part = take_part(jobs, shard=files.shard, device=order.network.device)
     counts = _work(order, part, notes=notes)
-    if part.is_first and (counts["done"] or counts["failed"] or not files.watch):
+    if part.is_first and not files.dry_run and (counts["done"] or counts["failed"] or not files.watch):
         where = order.results(jobs[0].target)[0] if len(jobs) == 1 and not files.recursive else files.output
         summary = _summary(counts, len(jobs) if part.total is None else part.total, where)
         typer.echo(summary, err=files.json_lines)
@@ -528,6 +573,8 @@ def _work(order: Order, part: "Part", *, notes: "Sequence[str]") -> Counter[str]
     with ExitStack() as stack:
         manifest = temporary = None
         files = order.files
+        if files.dry_run:
+            return _follow(lambda _: order.plan(part.jobs), order, part, notes=notes)
         if files.recursive:
             files.output.mkdir(parents=True, exist_ok=True)
             temporary = stack.enter_context(partial_folder(files.output, part=part.name))
@@ -572,7 +619,7 @@ def _follow(
         total=steps if alone else len(part.jobs),
         desc="denoising" if alone else "photos",
         unit="step" if alone else "photo",
-        disable=not part.is_first,
+        disable=order.files.dry_run or not part.is_first,
         leave=not alone,
     ) as bar:
         for outcome in start(bar.update if alone else None):
@@ -583,7 +630,7 @@ def _follow(
                 say(f"Note: {note}")
             if outcome.state == "failed":
                 say(f"Error: {outcome.message}")
-            if order.files.json_lines:
+            if order.files.json_lines or order.files.dry_run:
                 order.show_line(outcome)
     counts = part.sum(counts)
     counts["milliseconds"] = round((time.monotonic() - started) * 1000)
