@@ -102,9 +102,31 @@ def test_runner_alone_writes_a_labelled_photo(exported: Path, tmp_path: Path) ->
 
 def test_runner_is_short_and_says_what_is_wrong(exported: Path, tmp_path: Path) -> None:
     assert len((EMBED / "colorize.py").read_text().splitlines()) <= 100
-    words = [sys.executable, exported / "colorize.py", EXAMPLES[0], "-o", tmp_path / "colour.gif"]
-    done = subprocess.run(words, capture_output=True, text=True)
-    assert done.returncode == 1 and "must end with .jpg" in done.stderr and "Traceback" not in done.stderr
+    (photo := tmp_path / "a.png").write_bytes(EXAMPLES[0].read_bytes())
+    (tmp_path / "b.png").write_bytes(b"no photo")
+    for source, target, message in (
+        (photo, "colour.gif", "must end with .jpg"),
+        (photo, "a.png", "the output is the photo itself"),
+        (tmp_path / "b.png", "colour.png", "cannot identify"),
+        (tmp_path / "c.png", "colour.png", "No such file"),
+    ):
+        words = [sys.executable, exported / "colorize.py", source, "-o", tmp_path / target]
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+    assert photo.read_bytes() == EXAMPLES[0].read_bytes() and not list(tmp_path.glob("colour*"))
+
+
+def test_runner_sees_16_bits_and_says_that_it_leaves_out_pages(exported: Path, tmp_path: Path) -> None:
+    gray = skimage_data.camera()[:90, :120]
+    colorizer = load_runner(exported).Colorizer(exported)
+    expected = np.asarray(colorizer.colorize(Image.fromarray(gray)))
+    for ending in ("tif", "png"):
+        Image.fromarray(gray.astype(np.uint16) * 257).save(tmp_path / f"deep.{ending}")
+        with Image.open(tmp_path / f"deep.{ending}") as deep:
+            assert (np.asarray(colorizer.colorize(deep)) == expected).all()
+    Image.fromarray(gray).save(tmp_path / "two.tif", save_all=True, append_images=[Image.fromarray(gray)])
+    words = [sys.executable, exported / "colorize.py", tmp_path / "two.tif", "-o", tmp_path / "colour.png"]
+    assert "has 2 pages" in subprocess.run(words, capture_output=True, text=True, check=True).stderr
 
 
 def test_weights_in_8_bits_are_half_as_large_and_paint_alike(exported: Path, tmp_path: Path) -> None:

@@ -158,17 +158,26 @@ def test_everything_by_keyboard_on_a_phone_s_width(page: Any, tmp_path: Path) ->
     assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
-def test_a_photo_that_comes_while_another_is_colorized_is_the_one_shown(page: Any, tmp_path: Path) -> None:
-    for name, width in (("first.png", 320), ("second.png", 200)):
+def test_what_is_seen_and_saved_is_one_photo(page: Any, tmp_path: Path) -> None:
+    """Also while others come, and after one that fails: a download never has another photo's name."""
+    for name, width in (("first.png", 320), ("second.png", 256), ("third.png", 200)):
         Image.fromarray(skimage_data.camera()[:128, :width]).save(tmp_path / name)
-        page.set_input_files("#file", tmp_path / name)
-    page.get_by_text("second.png is ready").wait_for(timeout=120_000)
-    page.wait_for_timeout(1000)
-    assert page.evaluate("['before', 'after'].map((id) => document.getElementById(id).width)") == [200, 200]
-    assert page.get_by_role("status").inner_text().startswith("second.png")
     (tmp_path / "scan.tif").write_bytes(b"not a photo")
+    page.set_input_files("#file", tmp_path / "first.png")
+    page.get_by_text("first.png is ready").wait_for(timeout=120_000)
+    for name in ("second.png", "third.png"):
+        page.set_input_files("#file", tmp_path / name)
+        assert page.locator("#result").is_hidden()
+    page.wait_for_selector("#result:not([hidden])", timeout=120_000)
+    assert page.evaluate("['before', 'after'].map((id) => document.getElementById(id).width)") == [200, 200]
+    assert page.get_by_role("status").inner_text().startswith("third.png is ready")
+    with page.expect_download() as download:
+        page.click("#save")
+    assert download.value.suggested_filename == "third-colorized.jpg"
+    assert Image.open(download.value.path()).size == (200, 128)
     page.set_input_files("#file", tmp_path / "scan.tif")
     page.get_by_text("scan.tif can't be colorized: this browser doesn't read it as a photo").wait_for()
+    assert page.locator("#result").is_hidden()
 
 
 @pytest.mark.slow

@@ -18,16 +18,10 @@ import onnxruntime
 from PIL import Image, ImageOps, PngImagePlugin
 
 STRIP_PIXELS = 2**20  # a photo is shown strip by strip, so that a large one needs little memory
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 
 
 class Colorizer:
-    """The graphs in a folder of ``colorized export``.
-
-    Args:
-        folder: with ``read.onnx``, ``draw.onnx``, ``show.onnx`` and ``colorized.json``.
-        threads: of ONNX Runtime; 0 takes all cores.
-    """
+    """The graphs in a folder of ``colorized export``. ``threads`` is ONNX Runtime's number; 0 takes all cores."""
 
     def __init__(self, folder: Path, *, threads: int = 0) -> None:
         self.facts = json.loads((folder / "colorized.json").read_text(encoding="utf-8"))
@@ -40,6 +34,10 @@ class Colorizer:
 
     def colorize(self, photo: Image.Image, *, seed: int = 0, intensity: float = 1.0) -> Image.Image:
         """A photo in colour, of the same size; the same seed gives the same colours."""
+        if photo.mode.startswith("I"):  # 16 bits, of which Pillow would show all but the darkest as white
+            photo = Image.fromarray((np.asarray(photo) // 257).astype(np.uint8))
+        if photo.mode.startswith("I"):  # 16 bits, of which Pillow would show all but the darkest as white
+            photo = Image.fromarray((np.asarray(photo) // 257).astype(np.uint8))
         rgb = np.asarray(photo.convert("RGB"))
         height, width = rgb.shape[:2]
         shorter = self.facts["working_size"]
@@ -70,30 +68,33 @@ class Colorizer:
 
 
 def save(picture: Image.Image, file: Path, xmp: bytes) -> None:
-    """Write a picture with its label as PNG, TIFF, WebP or JPEG."""
-    if file.suffix.lower() == ".png":
-        text = PngImagePlugin.PngInfo()
-        text.add_itxt("XML:com.adobe.xmp", xmp.decode())
-        picture.save(file, pnginfo=text)
-    elif file.suffix.lower() in (".tif", ".tiff"):
-        picture.save(file, tiffinfo={700: xmp})
-    else:
-        picture.save(file, quality=95, xmp=xmp)
+    """Write a picture with its label, which each format takes in its own way."""
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", xmp.decode())
+    picture.save(file, quality=95, xmp=xmp, pnginfo=text, tiffinfo={700: xmp})
 
 
-def main() -> None:
+def colorize_file(source: Path, target: Path, *, seed: int) -> None:
+    """Colorize a photo's first page into another file."""
+    if target.suffix.lower() not in (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"):
+        raise ValueError("the output must end with .jpg, .png, .webp or .tif")
+    if target.resolve() == source.resolve():
+        raise ValueError("the output is the photo itself, which is to be kept; give another name")
+    with Image.open(source) as photo:
+        if (pages := getattr(photo, "n_frames", 1)) > 1:
+            print(f"{source}: has {pages} pages; the first alone is colorized", file=sys.stderr)
+        colorizer = Colorizer(Path(__file__).parent)
+        picture = colorizer.colorize(ImageOps.exif_transpose(photo), seed=seed)
+    save(picture, target, colorizer.label(source.name, source.read_bytes(), seed=seed))
+
+
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Colorize a photo: plausible colours by a model, labelled as such.")
     parser.add_argument("photo", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True, help=".jpg, .png, .webp or .tif")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other colours")
     order = parser.parse_args()
-    if order.output.suffix.lower() not in ENDINGS:
-        sys.exit(f"{order.output}: the output must end with .jpg, .png, .webp or .tif")
-    with Image.open(order.photo) as photo:
-        colorizer = Colorizer(Path(__file__).parent)
-        picture = colorizer.colorize(ImageOps.exif_transpose(photo), seed=order.seed)
-    save(picture, order.output, colorizer.label(order.photo.name, order.photo.read_bytes(), seed=order.seed))
-
-
-if __name__ == "__main__":
-    main()
+    try:
+        colorize_file(order.photo, order.output, seed=order.seed)
+    except (OSError, ValueError) as error:
+        sys.exit(f"{order.photo}: {error}")

@@ -4,7 +4,7 @@ const buttons = (change) => document.querySelectorAll("button").forEach(change);
 const status = (text) => (element("status").textContent = text);
 const worker = new Worker(`worker.js${location.search}`, { type: "module" });
 const facts = fetch("colorized.json").then((answer) => answer.json());
-let photo, seed, last = Promise.resolve();
+let asked, shown, last = Promise.resolve(); // the photo asked for last, and the one that is seen: file, pixels and seed
 
 // RGBA pixels in colour, one photo after the other; `noise` instead of a seed's own is for comparisons with other programs
 function colorize(pixels, seed, noise) {
@@ -17,59 +17,61 @@ function colorize(pixels, seed, noise) {
 }
 window.colorized = { colorize };
 
-async function open(file) {
-  if (!file) return;
-  try {
-    const bitmap = await createImageBitmap(file).catch(() => {
-      throw new Error("this browser doesn't read it as a photo; give a JPEG, PNG or WebP file");
-    });
-    const canvas = element("before");
-    [canvas.width, canvas.height] = [bitmap.width, bitmap.height];
-    const context = canvas.getContext("2d", { willReadFrequently: true });
-    context.drawImage(bitmap, 0, 0);
-    photo = { file, pixels: context.getImageData(0, 0, bitmap.width, bitmap.height) };
-    canvas.style.filter = "grayscale(1)";
-    document.documentElement.style.setProperty("--shape", bitmap.width / bitmap.height);
-    await paint(0);
-  } catch (error) {
-    status(`${file.name} can't be colorized: ${error.message}`);
-  }
-}
-
-async function paint(next) {
+async function paint(photo) {
+  const started = performance.now();
+  asked = photo;
+  element("result").hidden = photo.file !== shown?.file;
   status("Colorizing…");
   buttons((button) => (button.disabled = true));
-  const [started, asked] = [performance.now(), photo];
   try {
-    const painted = await colorize(asked.pixels, next);
+    photo.pixels ??= await read(photo.file);
+    const painted = await colorize(photo.pixels, photo.seed);
     if (asked !== photo) return; // another one came meanwhile
-    seed = next;
-    const canvas = element("after");
-    [canvas.width, canvas.height] = [painted.width, painted.height];
-    canvas.getContext("2d").putImageData(painted, 0, 0);
+    put("before", photo.pixels);
+    put("after", painted);
+    shown = photo;
+    document.documentElement.style.setProperty("--shape", painted.width / painted.height);
     element("result").hidden = false;
     element("result").scrollIntoView({ block: "nearest" });
     status(`${photo.file.name} is ready, after ${((performance.now() - started) / 1000).toFixed(1)} seconds.`);
+  } catch (error) {
+    if (asked === photo) status(`${photo.file.name} can't be colorized: ${error.message}`);
   } finally {
-    buttons((button) => (button.disabled = false));
+    if (asked === photo) buttons((button) => (button.disabled = false));
   }
 }
 
+async function read(file) {
+  const bitmap = await createImageBitmap(file).catch(() => {
+    throw new Error("this browser doesn't read it as a photo; give a JPEG, PNG or WebP file");
+  });
+  const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d");
+  context.drawImage(bitmap, 0, 0);
+  return context.getImageData(0, 0, bitmap.width, bitmap.height);
+}
+
+function put(name, pixels) {
+  const canvas = element(name);
+  [canvas.width, canvas.height] = [pixels.width, pixels.height];
+  canvas.getContext("2d").putImageData(pixels, 0, 0);
+}
+
 async function save() {
+  const photo = shown;
   const blob = await new Promise((resolve) => element("after").toBlob(resolve, "image/jpeg", 0.95));
   const jpeg = new Uint8Array(await blob.arrayBuffer());
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob(withXmp(jpeg, await label()), { type: "image/jpeg" }));
+  link.href = URL.createObjectURL(new Blob(withXmp(jpeg, await label(photo)), { type: "image/jpeg" }));
   link.download = photo.file.name.replace(/\.[^.]*$/, "") + "-colorized.jpg";
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }
 
-async function label() {
-  const content = await photo.file.arrayBuffer();
+async function label({ file, seed }) {
+  const content = await file.arrayBuffer();
   const digest = crypto.subtle ? new Uint8Array(await crypto.subtle.digest("SHA-256", content)) : []; // needs https
   const hex = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  const texts = { NAME: encodeURIComponent(photo.file.name).replaceAll("'", "%27"), SHA256: hex, SEED: String(seed) };
+  const texts = { NAME: encodeURIComponent(file.name).replaceAll("'", "%27"), SHA256: hex, SEED: String(seed) };
   return Object.entries(texts).reduce((xmp, [name, text]) => xmp.replaceAll(`PHOTO_${name}`, text), (await facts).xmp);
 }
 
@@ -80,9 +82,10 @@ function withXmp(jpeg, xmp) {
   return [jpeg.subarray(0, 2), new Uint8Array(head), text, jpeg.subarray(2)];
 }
 
+const open = (file) => file && paint({ file, seed: 0 });
 element("file").onchange = (event) => open(event.target.files[0]);
 element("slider").oninput = ({ target }) => document.documentElement.style.setProperty("--at", `${target.value}%`);
-element("again").onclick = () => paint(seed + 1).catch((error) => status(error.message));
+element("again").onclick = () => paint({ ...shown, seed: shown.seed + 1 });
 element("save").onclick = save;
 document.ondragover = (event) => (event.preventDefault(), element("drop").classList.add("over"));
 document.ondragleave = () => element("drop").classList.remove("over");
