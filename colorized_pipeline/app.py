@@ -31,7 +31,7 @@ from .batch.photos import OpenPhoto, draw_rows, open_photo
 from .batch.results import MEASURED_EDGE, Writer
 from .batch.settings import Settings, build_settings
 from .batch.sheets import draw_map, to_image
-from .diffusion.hints import Hint, parse_hint
+from .diffusion.hints import Hint, parse_hint, read_region
 from .diffusion.photo import PreparedPhoto, measure_uncertainty, show_small
 from .diffusion.reading import TooLargeError
 from .diffusion.steering import Palette
@@ -50,6 +50,7 @@ _WHY = (
 _PREVIEW_EDGE = 1600  # pixels that the longer edge has at most on screen; downloads are full size
 _SECONDS_KEPT = 3600
 _MOST_VARIANTS = 6
+_NOTHING_SAVED = gr.update(visible=False)
 _TROUBLE = (OSError, ValueError, MemoryError, Image.DecompressionBombError)  # a photo's, not the server's
 
 
@@ -201,9 +202,9 @@ def _build_photo_tab(worker: "Worker") -> None:
 
     quiet: dict[str, Any] = dict(api_visibility="private", show_progress="hidden")
     photo.upload(worker.receive, photo, [photo, arrival], **quiet)
-    photo.change(lambda shown: shown, photo, painting, queue=False, **quiet)
+    photo.change(lambda shown: (shown, _NOTHING_SAVED), photo, [painting, sidecar], queue=False, **quiet)
     reference.upload(worker.receive_reference, reference, [reference, guide], **quiet)
-    save.click(worker.save_colors, [photo, arrival, painting, places, source], [sidecar, kept], queue=False, **quiet)
+    save.click(worker.save_colors, [photo, arrival, painting, places, source], [sidecar, kept], **quiet)
     start.click(
         worker.colorize,
         [photo, arrival, painting, places, reference, guide, *settings, variants],
@@ -452,7 +453,15 @@ class Worker:
             **wishes,
         )
 
-    def save_colors(
+    def save_colors(self, *given: Any) -> tuple[Any, tempfile.TemporaryDirectory[str] | None]:
+        """What :meth:`write_colors` writes, for download. If it can't, an older file is no longer offered either."""
+        try:
+            return self.write_colors(*given)
+        except gr.Error as error:
+            gr.Warning(error.message, title="Error")
+            return _NOTHING_SAVED, None
+
+    def write_colors(
         self,
         shown: str | None,
         arrival: Arrival | None,
@@ -467,6 +476,8 @@ class Worker:
         photo, folder = _original(shown, arrival), tempfile.TemporaryDirectory(prefix="colorized-app-")
         with _messages_for_visitors(photo):
             written = _read_places(places)
+            for region, _ in written:
+                read_region(region, self._size(photo))
         entries = [placed_entry(region, color, source=source) for region, color in written]
         entries += [painted_entry(whole, source=source)] if whole else []
         file = Path(folder.name) / f"{photo.stem}{SIDECAR_SUFFIX}"
@@ -477,8 +488,12 @@ class Worker:
         """What was painted, at the photo's own size."""
         if (whole := self._painted(painting)) is None:
             return ()
-        height, width = open_scan(photo, pages="first", max_megapixels=self.limits.max_megapixels, sha256="-").sizes[0]
+        height, width = self._size(photo)
         return (whole.resize((width, height), Image.Resampling.NEAREST),)
+
+    def _size(self, photo: Path) -> tuple[int, int]:
+        """Height and width of its first page, upright."""
+        return open_scan(photo, pages="first", max_megapixels=self.limits.max_megapixels, sha256="-").sizes[0]
 
     def _painted(self, painting: dict[str, Any] | None) -> Image.Image | None:
         layers = [layer.convert("RGBA") for layer in (painting or {}).get("layers", ()) if layer is not None]

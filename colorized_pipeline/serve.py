@@ -494,12 +494,13 @@ def _save(upload: UploadFile, folder: Path) -> Path:
     name = PurePosixPath((upload.filename or "").replace("\\", "/")).name
     name = "".join(one for one in name if one.isprintable() and one not in '<>:"|?*').strip(". ")
     stem, suffix = os.path.splitext(name)  # noqa: PTH122
+    if suffix.lower() not in PHOTO_SUFFIXES:
+        stem, suffix = name, ""
     folder.mkdir(parents=True)
-    stem = stem.encode()[:_LONGEST_NAME].decode(errors="ignore") or "photo"
-    file = folder / f"{stem}{suffix if suffix.lower() in PHOTO_SUFFIXES else ''}"
+    file = folder / f"{stem.encode()[:_LONGEST_NAME].decode(errors='ignore') or 'photo'}{suffix}"
     with file.open("wb") as stream:
         shutil.copyfileobj(upload.file, stream, _CHUNK)
-    return file if suffix.lower() in PHOTO_SUFFIXES else file.rename(file.with_suffix(suffix_for(file)))
+    return file if suffix else file.rename(file.with_name(file.name + suffix_for(file)))
 
 
 async def _send_zip(job: ServerJob, name: str) -> Response:

@@ -250,20 +250,26 @@ def test_colours_are_written_where_one_cannot_paint(visitor: Visitor, checkpoint
     visitor.start.click()
     visitor.page.get_by_text("'120,80:red' isn't x,y,radius:colour").wait_for()
 
-    visitor.page.get_by_label("Or write them").fill("120,80,25:#8a3b2e\n\n10,10,60,40:navy\n")
+    visitor.page.get_by_label("Or write them").fill("120,80,25.1234567:#8a3b2e\n\n10,10,60,40:navy\n")
     visitor.page.get_by_label("Who says so").fill("A. Clerk")
     visitor.colorize()
     _, data = visitor.download("Download variant 1 at full size")
-    hints = ("--hint", "120,80,25:#8a3b2e", "--hint", "10,10,60,40:navy")
+    hints = ("--hint", "120,80,25.1234567:#8a3b2e", "--hint", "10,10,60,40:navy")
     assert data == from_the_command(CAMERA, "--seed", "0", *hints, checkpoint=checkpoint, folder=tmp_path)
 
     visitor.page.get_by_role("button", name="Save these colours").click()
     name, saved = visitor.download("Download camera.colours.json")
     entries = json.loads(saved)["colours"]
     assert [(one["place"], one["colour"], one["source"]) for one in entries] == [
-        ("120,80,25", "#8a3b2e", "A. Clerk"),
+        ("120,80,25.1234567", "#8a3b2e", "A. Clerk"),
         ("10,10,60,40", "navy", "A. Clerk"),
     ]
+    button = visitor.page.get_by_role("button", name="Download camera.colours.json")
+    for places, message in (("900,50,25:red", "lies outside the photo"), ("120,80,25:nocolour", "nocolour")):
+        visitor.page.get_by_label("Or write them").fill(places)
+        visitor.page.get_by_role("button", name="Save these colours").click()
+        visitor.page.get_by_text(message).first.wait_for()
+        button.wait_for(state="hidden")
     (tmp_path / name).write_bytes(saved)
     (photo := tmp_path / CAMERA.name).write_bytes(CAMERA.read_bytes())
     by_sidecar = from_the_command(photo, "--seed", "0", checkpoint=checkpoint, folder=tmp_path)

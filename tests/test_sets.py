@@ -178,7 +178,7 @@ def test_the_page_saves_what_was_painted(box: Path) -> None:
     worker = app.Worker(make_pipeline(), PageLimits())
     layer = Image.new("RGBA", (86, 86), (0, 0, 0, 0))
     layer.paste((138, 59, 46, 255), (20, 20, 60, 60))
-    button, folder = worker.save_colors(str(box / "17.png"), None, {"layers": [layer]}, "Ž. Nováková")
+    button, folder = worker.save_colors(str(box / "17.png"), None, {"layers": [layer]}, None, "Ž. Nováková")
     saved = Path(folder.name) / "17.colours.json"
     assert button.value["path"].endswith(saved.name) and not list(box.glob("*.json"))
     saved.rename(box / saved.name)
@@ -186,7 +186,7 @@ def test_the_page_saves_what_was_painted(box: Path) -> None:
     (painting,) = read_hints(found.known, (86, 86))
     assert np.array_equal(np.array(painting), np.array(layer)) and "Ž. Nováková" in found.known[0].described
     with pytest.raises(gradio_error(), match="Nothing is painted"):
-        worker.save_colors(str(box / "17.png"), None, {"layers": []}, "")
+        worker.write_colors(str(box / "17.png"), None, {"layers": []}, " \n", "")
 
 
 def gradio_error() -> type[Exception]:

@@ -142,7 +142,7 @@ def _check_pages(scan: Scan, job: Job, settings: Settings, format_name: str) -> 
     if not FORMATS[format_name].pages:
         raise ValueError(f"{several}, and {job.target.name} holds one: save as .tif, or {first}")
     if settings.hints or any(not one.is_reference for one in job.known):
-        raise ValueError(f"{several}, and hints are places on one picture: {first}")
+        raise ValueError(f"{several}, and hints are places on one: save it as a file of its own, or {first}")
     if settings.uncertainty:
         raise ValueError(f"{several}, and a map of uncertainty shows one: leave out --uncertainty, or {first}")
 

@@ -158,8 +158,12 @@ def _describe(hint: Any) -> str:
         return f"painted:{_digest(hint)}"
     region, color = hint
     is_mask = isinstance(region, (PIL.Image.Image, np.ndarray, str, Path))
-    place = f"mask:{_digest(region)}" if is_mask else ",".join(f"{float(number):g}" for number in region)
-    return f"{place}:{color if isinstance(color, str) else 'lab({})'.format(' '.join(f'{n:g}' for n in color))}"
+    place = f"mask:{_digest(region)}" if is_mask else ",".join(map(_write, region))
+    return f"{place}:{color if isinstance(color, str) else 'lab({})'.format(' '.join(map(_write, color)))}"
+
+
+def _write(number: float) -> str:
+    return repr(float(number)).removesuffix(".0")
 
 
 def _digest(picture: PIL.Image.Image | np.ndarray | str | Path) -> str:
@@ -184,7 +188,7 @@ def _read_hint(
     values = torch.tensor(read_color(color)).reshape(2, 1, 1)
     if isinstance(region, (PIL.Image.Image, np.ndarray, str, Path)):
         return values, _placed(_shrink(_read_mask(region, size), box, rows, columns) > 0)
-    return values, _placed(_touched(_read_numbers(region, size), box, rows, columns))
+    return values, _placed(_touched(read_region(region, size), box, rows, columns))
 
 
 def _placed(touched: torch.Tensor) -> torch.Tensor:
@@ -193,7 +197,12 @@ def _placed(touched: torch.Tensor) -> torch.Tensor:
     return touched
 
 
-def _read_numbers(region: Any, size: tuple[int, int]) -> list[float]:
+def read_region(region: Any, size: tuple[int, int]) -> list[float]:
+    """A hint's ``x, y, radius`` or ``left, top, right, bottom`` on a photo of this height and width.
+
+    Raises:
+        ValueError: if it isn't one, or doesn't lie on the photo.
+    """
     height, width = size
     try:
         numbers = [float(number) for number in region]

@@ -89,9 +89,10 @@ def write_sidecar(name: str, colors: Sequence[Mapping[str, Any]]) -> str:
     return json.dumps({"name": name, "version": VERSION, "colours": list(colors)}, indent=1, ensure_ascii=False)
 
 
-def placed_entry(region: Sequence[float], color: str, *, source: str) -> dict[str, str]:
+def placed_entry(region: tuple[float, ...], color: str, *, source: str) -> dict[str, str]:
     """A sidecar's entry for one place, ``x, y, radius`` or ``left, top, right, bottom``, and its colour."""
-    return {"place": ",".join(f"{edge:g}" for edge in region), "colour": color, "note": "", "source": source}
+    (described,) = describe_hints([(region, color)])
+    return {"place": described.partition(":")[0], "colour": color, "note": "", "source": source}
 
 
 def painted_entry(picture: PIL.Image.Image, *, source: str) -> dict[str, str]:
