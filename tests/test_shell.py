@@ -48,12 +48,47 @@ def test_a_photo_through_pipes(here: Path, checkpoint: Path) -> None:
     tiff = run_here("colorize", "grey.png", "-o", "-", "--format", "tif", *options)
     assert tiff.exit_code == 0 and tiff.stdout_bytes.startswith((b"II*\0", b"MM\0*"))
     for status, message, words in (
-        (1, "can't be read as a photo", ("-", "-o", "-")),
+        (1, "Error: -: can't be read as a photo", ("-", "-o", "-")),
         (2, "- stands for one photo", ("-", "grey.png", "-o", "out")),
         (2, "-o - holds one file", ("grey.png", "-o", "-", "--variants", "2")),
+        (2, "-o - holds the result of one photo file, and . is none", (".", "-o", "-")),
+        (2, "-o - holds the result of one photo file, and https://x.example/y is", ("https://x.example/y", "-o", "-")),
     ):
         refused = run_here("colorize", *words, *options, given=b"not a photo")
         assert (refused.exit_code, refused.stdout_bytes) == (status, b"") and message in refused.stderr
+        assert "/colorized-" not in refused.stderr, "a temporary file, which is gone"
+
+
+def test_a_photo_through_pipes_is_called_so(here: Path, checkpoint: Path) -> None:
+    shutil.copy("grey.jpg", "without ending")
+    through = ("-o", "-", "--json", "--checkpoint", checkpoint)
+    for source, *words in (("-",), ("without ending",), ("-", "--dry-run")):
+        done = run_here("colorize", source, *words, *through, given=Path("grey.jpg").read_bytes())
+        found = re.search(r"\{.*\}", done.stderr)
+        assert done.exit_code == 0 and found
+        line = json.loads(found[0])
+        assert (line["source"], line["results"]) == (source, ["-"])
+        assert line["state"] == "planned" if words else "colorized into - in" in done.stderr
+
+
+def test_an_interruption(here: Path, checkpoint: Path) -> None:
+    """What is said to go on is true, and nothing unfinished is left."""
+    Path("scans").mkdir()
+    for number in range(20):
+        shutil.copy("grey.png", f"scans/{number}.png")
+    options = ("--steps", "20", "--json", "--checkpoint", str(checkpoint))
+    for number, status, words, message in (
+        (signal.SIGTERM, 143, ("-o", "out"), "Add --overwrite"),
+        (signal.SIGINT, 130, ("-o", "tree", "-r"), "run the same command again to go on"),
+    ):
+        command = [*PROGRAM, "colorize", "scans", *words, *options]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+            assert program.stdout and program.stderr and program.stdout.readline()
+            program.send_signal(number)
+            said = program.communicate(timeout=60)[1]
+        assert program.returncode == status and "Interrupted" in said and message in said
+        left = {file.name for file in Path(words[1]).iterdir()}
+        assert 0 < len(left) < 20 and not any(name.startswith(".colorized-") for name in left - {".colorized-partial"})
 
 
 def test_a_reader_that_has_enough_gets_no_error(here: Path, checkpoint: Path) -> None:

@@ -140,7 +140,7 @@ def _check_pages(scan: Scan, job: Job, settings: Settings, format_name: str) -> 
     """Raises ``ValueError`` for what doesn't go together with several pages."""
     several, first = f"{job.source}: has {len(scan.sizes)} pages", "take the first page with --pages first"
     if not FORMATS[format_name].pages:
-        raise ValueError(f"{several}, and {job.target.name} holds one: save as .tif, or {first}")
+        raise ValueError(f"{several}, and {job.target.suffix} holds one: save as .tif, or {first}")
     if settings.hints or any(not one.is_reference for one in job.known):
         raise ValueError(f"{several}, and hints are places on one: save it as a file of its own, or {first}")
     if settings.uncertainty:

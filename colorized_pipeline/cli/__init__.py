@@ -8,21 +8,22 @@ import typer
 
 from .._version import __version__
 from . import checkpoints, colorize, evaluate, inspect, publish, web
-from .console import INTERRUPTED
+from .console import INTERRUPTED, end_by_signals
 
 app = typer.Typer(no_args_is_help=True)
 
 
 def main() -> None:
     """Entry point of the console script."""
+    end_by_signals()
     try:
         app()
     except SystemExit as stop:
-        if stop.code == INTERRUPTED:
+        if stop.code in INTERRUPTED:
             # Without Python's shutdown: a library's thread that is still at work would sometimes abort it (status -6)
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(INTERRUPTED)
+            os._exit(stop.code)
         raise
 
 
@@ -41,7 +42,7 @@ def _options(
     """Plausible colours for grey photographs, by conditional diffusion. The colours are invented: label them.
 
     Exit status: 0 all is done; 1 some photos couldn't be done, and are named; 2 nothing was begun, and why is
-    said; 130 interrupted. NO_COLOR turns the colours of messages off.
+    said; 130 interrupted by Ctrl-C, 143 by SIGTERM. NO_COLOR turns the colours of messages off.
     """
 
 

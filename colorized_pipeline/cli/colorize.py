@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..options import Colors, Variants
-from .console import printable, quick_start, say, show
+from .console import errors_in_one_line, printable, quick_start, received, say, show, show_as, shown
 from .options import Checkpoint, Device, Precision, command
 
 if TYPE_CHECKING:
@@ -342,8 +341,9 @@ class Order:
         """A photo's outcome on standard output: as a line of JSON, or of a dry run in words."""
         made = [str(file) for file in self.results(outcome.job.target)] if outcome.state != "failed" else []
         if self.files.json_lines:
-            line = {"source": str(outcome.job.source), "state": outcome.state, "results": made, "notes": outcome.notes}
-            typer.echo(json.dumps(line | ({"error": outcome.message} if outcome.message else {})))
+            files = {"source": shown(str(outcome.job.source)), "state": outcome.state, "results": [*map(shown, made)]}
+            error = {"error": shown(outcome.message)} if outcome.message else {}
+            typer.echo(json.dumps({**files, "notes": [*map(shown, outcome.notes)], **error}))
         elif outcome.state == "planned":
             show(f"{outcome.job.source} -> {', '.join(made)}")
         elif outcome.state == "skipped":
@@ -445,7 +445,12 @@ def colorize(
     labels.make_signer()  # what is wrong with it is said before the work
     files = replace(files, recursive=files.recursive or files.watch or files.ray is not None)
     failed, order = 0, Order(files, colors, variants, known, labels, beside, network)
-    with _pipes(photos, order) as (photos, order):
+    stopped = "Interrupted; " + (
+        "run the same command again to go on"
+        if files.recursive
+        else "finished results stay. Add --overwrite to make all anew; runs with --recursive can go on"
+    )
+    with errors_in_one_line(when_interrupted=stopped), _pipes(photos, order) as (photos, order):
         files = order.files
         inputs, origins, missing = _fetch(photos, files)
         for _ in _changes(inputs, files.output) if files.watch and not files.dry_run else [None]:
@@ -469,7 +474,8 @@ def colorize(
 @contextmanager
 def _pipes(photos: list[str], order: Order) -> "Iterator[tuple[list[str], Order]]":
     """The arguments with files in place of ``-``: standard input, and standard output when the block is left."""
-    from ..archive.files import result_suffix, suffix_for
+    from ..archive.files import PHOTO_SUFFIXES, result_suffix, suffix_for
+    from ..publish.source import is_manifest
 
     files, into_pipe = order.files, order.files.output == Path("-")
     if "-" not in photos and not into_pipe:
@@ -479,16 +485,19 @@ def _pipes(photos: list[str], order: Order) -> "Iterator[tuple[list[str], Order]
         raise ValueError("- stands for one photo: give no others, and no --recursive, --watch or --ray")
     if into_pipe and len(order.results(Path("x.png"))) > 1:
         raise ValueError("-o - holds one file, and these options make several: give a folder")
+    if into_pipe and (Path(photos[0]).is_dir() or is_manifest(photos[0])):
+        raise ValueError(f"-o - holds the result of one photo file, and {photos[0]} is none: give a folder")
     with tempfile.TemporaryDirectory(prefix="colorized-") as folder:
         photo = Path(photos[0])
         if photos == ["-"]:
             photo = Path(folder, "stdin")
             photo.write_bytes(sys.stdin.buffer.read())
-            photo = photo.rename(photo.with_suffix(suffix_for(photo)))
+            photo = show_as(photo.rename(photo.with_suffix(suffix_for(photo))), "-")
         if not into_pipe:
             yield [str(photo)], order
             return
-        result = Path(folder, f"stdout{files.suffix or result_suffix(photo)}")
+        name = photo if photo.suffix.lower() in PHOTO_SUFFIXES else Path(f"stdin{suffix_for(photo)}")
+        result = show_as(Path(folder, f"stdout{files.suffix or result_suffix(name)}"), "-")
         with redirect_stdout(sys.stderr):  # nothing but the photo goes there
             yield [str(photo)], replace(order, files=replace(files, output=result))
         if result.exists():
@@ -499,18 +508,11 @@ def _pipes(photos: list[str], order: Order) -> "Iterator[tuple[list[str], Order]
 def _changes(folders: list[Path], output: Path) -> "Iterator[None]":
     """At once, and whenever something has come into the folders and nothing more came for two seconds.
 
-    Until Ctrl-C, which is remembered: Python drops the exception if it comes while an object is being freed.
+    Until Ctrl-C, which Python may drop: an exception that comes while an object is being freed.
     """
     from watchfiles import watch
 
-    hidden, first, interrupted = str(output.resolve()), True, False
-
-    def interrupt(number: int, frame: Any) -> None:
-        nonlocal interrupted
-        interrupted = True
-        signal.default_int_handler(number, frame)
-
-    signal.signal(signal.SIGINT, interrupt)
+    hidden, first = str(output.resolve()), True
     for changes in watch(
         *folders,
         watch_filter=lambda _, path: not str(Path(path).resolve()).startswith(hidden),
@@ -521,7 +523,7 @@ def _changes(folders: list[Path], output: Path) -> "Iterator[None]":
     ):
         if changes or first:
             yield
-        if interrupted:
+        if received:
             raise KeyboardInterrupt
         first = False
 

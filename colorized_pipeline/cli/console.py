@@ -2,12 +2,14 @@
 
 import gc
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -21,7 +23,9 @@ _CATALOGUES = (
     "diffusers.models.transformers",
     "diffusers.models.autoencoders",
 )
-INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
+INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit statuses, as shells have them
+received: list[int] = []  # the signals that have asked the command to end
+_shown: dict[str, str] = {}  # what messages call files that the user doesn't know
 
 
 @contextmanager
@@ -113,9 +117,21 @@ def _mark(function: Any = None, *_: Any, **__: Any) -> Any:
     return function if function is not None else _mark
 
 
+def end_by_signals() -> None:
+    """SIGTERM ends the command in the order that Ctrl-C does. Both are remembered: Python may drop the exception."""
+
+    def end(number: int, frame: Any) -> None:
+        received.append(number)
+        signal.default_int_handler(number, frame)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, end)
+
+
 @contextmanager
 def errors_in_one_line(*, when_interrupted: str, extra: str = "") -> Iterator[None]:
-    """An error that a user can act on is one line and exit status 2; Ctrl-C is one line and exit status 130.
+    """An error that a user can act on is one line and exit status 2; Ctrl-C one and 130, SIGTERM one and 143.
 
     A package that is missing comes with the package's ``extra``.
     """
@@ -129,7 +145,7 @@ def errors_in_one_line(*, when_interrupted: str, extra: str = "") -> Iterator[No
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         say(when_interrupted)
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(128 + (received or [signal.SIGINT])[-1]) from None
 
 
 def say(message: str) -> None:
@@ -148,7 +164,20 @@ def show(text: str) -> None:
 
 def printable(text: str) -> str:
     """On one line, and without what a terminal can't show or would obey: file names may hold anything."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown(text))
+
+
+def show_as(file: Path, name: str) -> Path:
+    """Let messages call a file by another name from now on, also those about an error that ends the command."""
+    _shown[str(file)] = name
+    return file
+
+
+def shown(text: str) -> str:
+    """With the names of files as the user knows them."""
+    for file, name in _shown.items():
+        text = text.replace(file, name)
+    return text
 
 
 def silence_image_warnings() -> None:

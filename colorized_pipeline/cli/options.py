@@ -46,7 +46,7 @@ def command(function: Callable[..., None], *, extra: str = "") -> Callable[..., 
     @wraps(function)
     def run(**values: Any) -> None:
         silence_image_warnings()
-        with errors_in_one_line(when_interrupted="Interrupted; run the same command again to go on", extra=extra):
+        with errors_in_one_line(when_interrupted="Interrupted", extra=extra):
             for name, group in groups.items():
                 values[name] = group(**{one.name: values.pop(one.name) for one in fields(group) if one.name in values})
             function(**values)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .console import say, show
+from .console import errors_in_one_line, say, show
 from .options import command
 
 
@@ -48,7 +48,8 @@ def publish(
     results, problems = find_results(colors, source)
     if not results:
         raise ValueError(f"{problems[0]}; give the folder of the scans with --source")
-    with tqdm(total=len(results), desc="photos", unit="photo") as bar:
+    stopped = errors_in_one_line(when_interrupted="Interrupted; run the same command again to go on")
+    with stopped, tqdm(total=len(results), desc="photos", unit="photo") as bar:
         canvases, faults = publish_site(
             results, output, base_url=base_url, title=title, rights=rights, on_photo=lambda: bar.update()
         )
