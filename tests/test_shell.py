@@ -159,29 +159,41 @@ def test_a_dry_run_in_lines_of_json(here: Path) -> None:
 def test_a_watched_folder(here: Path, checkpoint: Path) -> None:
     Path("scans/box").mkdir(parents=True)
     shutil.copy("grey.png", "scans/first.png")
+    shutil.copy("bad.jpg", "scans/bad.jpg")
     words = ("colorize", "scans", "-o", "scans/colour", "--watch", "--json", "--checkpoint", str(checkpoint))
     with subprocess.Popen([*PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
         try:
             assert program.stdout and program.stderr
-            assert json.loads(program.stdout.readline())["source"] == "scans/first.png"
+            lines = map(json.loads, program.stdout)
+            states = [next(lines), next(lines)]
+            shutil.copy("grey.png", "scans/second.png")
             content = Path("grey.jpg").read_bytes()
-            with Path("scans/box/slow.jpg").open("wb") as scanner:  # slower than the watcher looks, but never silent
-                for start in range(0, len(content), len(content) // 4):
-                    scanner.write(content[start : start + len(content) // 4])
-                    scanner.flush()
-                    time.sleep(0.8)
-            states = []
-            while not states or states[-1]["source"] != "scans/box/slow.jpg":
-                states.append(json.loads(program.stdout.readline()))
-            assert {state["state"] for state in states} <= {"done", "skipped"}
+            with Path("scans/box/slow.jpg").open("wb") as scanner:  # never silent, for longer than the other takes
+                for byte in content:
+                    scanner.write(bytes([byte]))
+                    if not Path("scans/colour/second.png").exists():
+                        scanner.flush()
+                        time.sleep(0.1)
+            states += [next(lines), next(lines)]
+            shutil.copy("grey.jpg", "scans/bad.jpg")
+            states.append(next(lines))
+            told = {"name": "first.png", "colours": [{"place": "9,9,4", "colour": "red"}]}
+            Path("scans/first.colours.json").write_text(json.dumps(told))
+            states.append(next(lines))
             program.send_signal(signal.SIGINT)
             assert program.wait(30) == 130 and "Interrupted" in program.stderr.read()
+            assert not list(lines), "what was done or failed before isn't named again"
         finally:
             program.kill()
     made = {file.relative_to("scans/colour").as_posix() for file in Path("scans/colour").rglob("*.[jp]*g")}
-    assert made == {"first.png", "box/slow.jpg"}
+    assert made == {"first.png", "second.png", "bad.jpg", "box/slow.jpg"}
+    became = [(state["source"].removeprefix("scans/"), state["state"]) for state in states]
+    assert sorted(became[:2]) == [("bad.jpg", "failed"), ("first.png", "done")]
+    assert became[2:] == [(name, "done") for name in ("second.png", "box/slow.jpg", "bad.jpg", "first.png")]
     done = run_here("colorize", "scans", "-o", "out", "--watch", "--shard", "0/2")
     assert done.exit_code == 2 and "--watch works in one process" in done.stderr
+    done = run_here("colorize", "grey.png", "-o", "out", "--watch")
+    assert done.exit_code == 2 and "--watch grey.png: no such folder" in done.stderr
 
 
 def test_messages_without_colours(monkeypatch: pytest.MonkeyPatch) -> None:

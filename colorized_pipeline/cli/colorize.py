@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 # Options that may be repeated: typer takes lists of enumerations, not of literals
 SheetFormat = Enum("SheetFormat", {"jpg": "jpg", "png": "png", "pdf": "pdf"})
 LayerFormat = Enum("LayerFormat", {"psd": "psd", "ora": "ora"})
+_SETTLED = 2.0  # seconds for which a photo that has come must stay as it is
 
 
 @dataclass(frozen=True)
@@ -157,8 +158,7 @@ class Known:
 
     def add(self, jobs: "list[Job]", network: "Network", colors: Colors, files: Files) -> "list[Job]":
         """The jobs with what files beside the photos tell of their colours, and tied to each other if asked for."""
-        folders = {folder for job in jobs for folder in job.source.parents[: len(job.name.parts)]}
-        if not (self.reference or self.consistent or any(next(one.glob("*colours.*"), None) for one in folders)):
+        if not jobs or not (self.reference or self.consistent or _colors_beside(jobs)):
             return jobs
         with quick_start():
             from ..sets.groups import look_at, tie_alike, tie_folders
@@ -453,7 +453,10 @@ def colorize(
     with errors_in_one_line(when_interrupted=stopped), _pipes(photos, order) as (photos, order):
         files = order.files
         inputs, origins, missing = _fetch(photos, files)
-        for _ in _changes(inputs, files.output) if files.watch and not files.dry_run else [None]:
+        arrivals = _Arrivals(inputs) if files.watch else None
+        arrivals = None if files.dry_run else arrivals
+        said: set[str] = set()
+        for _ in arrivals.rounds(files.output) if arrivals else [None]:
             found = find_photos(inputs, recursive=files.recursive, output=files.output, may_be_none=files.watch)
             jobs = plan_jobs(
                 found,
@@ -464,9 +467,11 @@ def colorize(
                 results=order.results,
             )
             jobs = [replace(job, origin=origins.get(job.source, {})) for job in jobs]
-            jobs = known.add(jobs, network, colors, files)
+            jobs = known.add(arrivals.settled(jobs) if arrivals else jobs, network, colors, files)
+            jobs = arrivals.take(jobs) if arrivals else jobs
             if jobs:
-                failed = _run(order.of(jobs), jobs, notes=found.notes)
+                failed = _run(order.of(jobs), jobs, notes=[note for note in found.notes if note not in said])
+                said.update(found.notes)
     if failed or missing:
         raise typer.Exit(1)
 
@@ -505,27 +510,79 @@ def _pipes(photos: list[str], order: Order) -> "Iterator[tuple[list[str], Order]
             sys.stdout.buffer.flush()
 
 
-def _changes(folders: list[Path], output: Path) -> "Iterator[None]":
-    """At once, and whenever something has come into the folders and nothing more came for two seconds.
+class _Arrivals:
+    """Photos that come into watched folders. One is taken when it has been as it is for two seconds.
 
-    Until Ctrl-C, which Python may drop: an exception that comes while an object is being freed.
+    What it is: its size and time, and those of the files beside it that tell of its colours.
     """
-    from watchfiles import watch
 
-    hidden, first = str(output.resolve()), True
-    for changes in watch(
-        *folders,
-        watch_filter=lambda _, path: not str(Path(path).resolve()).startswith(hidden),
-        step=2000,
-        debounce=3_600_000,
-        rust_timeout=2000,
-        yield_on_timeout=True,
-    ):
-        if changes or first:
-            yield
-        if received:
-            raise KeyboardInterrupt
-        first = False
+    def __init__(self, folders: "Sequence[Path]") -> None:
+        for folder in folders:
+            if not folder.is_dir():
+                raise ValueError(f"--watch {folder}: no such folder; give the one that photos come into")
+        self._folders, self._first, self._waiting = folders, True, True
+        self._seen: dict[Path, tuple[Hashable, float]] = {}  # what it is, and since when
+        self._taken: dict[Path, tuple[Hashable, Path | None]] = {}  # what it was, and the photo it was tied to
+
+    def rounds(self, output: Path) -> "Iterator[None]":
+        """Whenever something has come or is waiting, until Ctrl-C.
+
+        Python may drop that exception: one that comes while an object is being freed.
+        """
+        from watchfiles import watch
+
+        for changes in watch(
+            *self._folders,
+            watch_filter=lambda _, path: not Path(path).resolve().is_relative_to(output.resolve()),
+            step=1000,
+            debounce=1000,
+            rust_timeout=1000,
+            yield_on_timeout=True,
+        ):
+            if changes or self._waiting:
+                yield
+            if received:
+                raise KeyboardInterrupt
+
+    def settled(self, jobs: "list[Job]") -> "list[Job]":
+        """Those that aren't being written, if one of them is new or has changed."""
+        now, before, beside = time.monotonic(), self._seen, _colors_beside(jobs)
+        self._seen, ready = {}, []
+        for job in jobs:
+            source = job.source
+            told = [source.with_name(f"{one}.colours.json") for one in (source.stem, source.name)]
+            told += [folder / "colours.csv" for folder in source.parents[: len(job.name.parts)]]
+            state = (_state(source), *(beside[file] for file in told if file in beside))
+            known, since = before.get(source, (None, now))
+            if known != state:
+                old = self._first and _state(source)[1] < (time.time() - _SETTLED) * 1e9
+                since = now - _SETTLED if old else now
+            self._seen[source] = state, since
+            if now - since >= _SETTLED:
+                ready.append(job)
+        self._first, self._waiting = False, len(ready) < len(jobs)
+        fresh = any(self._taken.get(one.source, (None,))[0] != self._seen[one.source][0] for one in ready)
+        return ready if fresh else []
+
+    def take(self, jobs: "list[Job]") -> "list[Job]":
+        """Those that are new, have changed, or are tied to another photo than before."""
+        now = {job.source: (self._seen[job.source][0], job.leader.source if job.leader else None) for job in jobs}
+        taken, self._taken = self._taken, self._taken | now
+        return [job for job in jobs if taken.get(job.source) != now[job.source]]
+
+
+def _state(file: Path) -> tuple[int, int]:
+    try:
+        status = file.stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
+def _colors_beside(jobs: "Sequence[Job]") -> dict[Path, Hashable]:
+    """Files beside photos that tell of their colours, each with what changes when it does."""
+    folders = {folder for job in jobs for folder in job.source.parents[: len(job.name.parts)]}
+    return {file: _state(file) for folder in folders for file in folder.glob("*colours.*")}
 
 
 def _fetch(photos: list[str], files: Files) -> tuple[list[Path], dict[Path, dict[str, str]], int]:
@@ -557,8 +614,9 @@ def _run(order: Order, jobs: "list[Job]", *, notes: "Sequence[str]") -> int:
     from ..batch.shards import take_part
 
     hints, files = order.known.read_hints(), order.files
-    if hints and len(jobs) != 1:
-        raise ValueError(f"--hint and --hint-mask are places on one photo, and here are {len(jobs)}: give one")
+    if hints and (len(jobs) != 1 or files.watch):
+        found = "is a watched folder" if files.watch else f"are {len(jobs)}"
+        raise ValueError(f"--hint and --hint-mask are places on one photo, and here {found}: give one")
     part = take_part(jobs, shard=files.shard, device=order.network.device)
     counts = _work(order, part, notes=notes)
     if part.is_first and not files.dry_run and (counts["done"] or counts["failed"] or not files.watch):
