@@ -60,6 +60,13 @@ def test_a_cluster_gives_what_one_process_gives_though_a_node_is_killed(
         path.name for path in (tmp_path / "whole").iterdir()
     }
 
+    running = start_ray_command(cluster, Path("in"), Path("ended"), options)
+    while len(records(tmp_path / "ended")) < 1 and running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    running.terminate()
+    printed, _ = running.communicate(timeout=60)
+    assert running.returncode == 143 and "run the same command again to go on" in printed, printed[-3000:]
+
     # One process goes on where a cluster began, and a cluster where one process began
     (tmp_path / "in" / "bad.png").unlink()
     alone = CliRunner().invoke(app, ["colorize", "in", "-o", "out", "-r", *options])

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..options import Colors, Variants
-from .console import errors_in_one_line, printable, quick_start, received, say, show, show_as, shown
+from .console import end_by_signals, errors_in_one_line, printable, quick_start, received, say, show, show_as, shown
 from .options import Checkpoint, Device, Precision, command
 
 if TYPE_CHECKING:
@@ -642,6 +642,7 @@ def _work(order: Order, part: "Part", *, notes: "Sequence[str]") -> Counter[str]
             from ..batch.cluster import join_cluster, run_on_cluster
 
             stack.enter_context(join_cluster(files.ray))
+            end_by_signals()  # Ray would end it by status 15
             device = order.network.device
             shared = run_on_cluster(part.jobs, order, output=files.output, temporary=temporary, device=device)
             return _follow(lambda _: shared, order, part, notes=notes)
