@@ -475,9 +475,9 @@ class Worker:
             raise _message("Nothing is painted or written: pick a colour and paint where it belongs.")
         photo, folder = _original(shown, arrival), tempfile.TemporaryDirectory(prefix="colorized-app-")
         with _messages_for_visitors(photo):
-            written = _read_places(places)
+            written, size = _read_places(places), self._size(photo)
             for region, _ in written:
-                read_region(region, self._size(photo))
+                read_region(region, size)
         entries = [placed_entry(region, color, source=source) for region, color in written]
         entries += [painted_entry(whole, source=source)] if whole else []
         file = Path(folder.name) / f"{photo.stem}{SIDECAR_SUFFIX}"
