@@ -35,7 +35,9 @@ def test_a_request_reads_and_encodes_its_photo_once(photo: Path) -> None:
         worker, steps = Worker(pipe, PageLimits()), 2
         _OPENED.clear()
         with counting_rows(pipe.unet) as rows, counting_rows(pipe.image_encoder) as encoded:
-            asked = worker.colorize(str(photo), None, None, None, None, steps, 0, 1.0, variants, progress=no_progress)
+            asked = worker.colorize(
+                str(photo), None, None, "", None, None, steps, 0, 1.0, variants, progress=no_progress
+            )
             shown = []
             for job, _, _, compared, *_ in asked:
                 shown.append((len(job.files), sum(rows)))
@@ -73,4 +75,4 @@ def test_all_pages_of_a_photo_count_for_the_limit(photo: Path) -> None:
     report, *_ = worker.colorize_all(paths, 2, 0, 1.0, progress=no_progress)
     assert "1 of 2 photos colorized" in report and "pages.tif: its 5 pages have 0.0132 megapixels" in report
     with pytest.raises(gradio.Error, match=r"pages\.tif: its 5 pages"):
-        next(worker.colorize(paths[0], None, None, None, None, 2, 0, 1.0, 1, progress=no_progress))
+        next(worker.colorize(paths[0], None, None, "", None, None, 2, 0, 1.0, 1, progress=no_progress))
