@@ -550,9 +550,9 @@ class _Arrivals:
         self._seen, ready = {}, []
         for job in jobs:
             source = job.source
-            told = [source.with_name(f"{one}.colours.json") for one in (source.stem, source.name)]
-            told += [folder / "colours.csv" for folder in source.parents[: len(job.name.parts)]]
-            state = (_state(source), *(beside[file] for file in told if file in beside))
+            asides = [source.with_name(f"{one}.colours.json") for one in (source.stem, source.name)]
+            asides += [folder / "colours.csv" for folder in source.parents[: len(job.name.parts)]]
+            state = (_state(source), *(beside[file] for file in asides if file in beside))
             known, since = before.get(source, (None, now))
             if known != state:
                 old = self._first and _state(source)[1] < (time.time() - _SETTLED) * 1e9
