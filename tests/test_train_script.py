@@ -288,6 +288,7 @@ def test_a_mixture_of_sources_is_measured_by_source_and_resumes_to_the_bit(photo
         "train_data": None,
         "source": [f"town={photos}", f"slides={small}"],
         "mix": ["town=0.6", "slides=0.4"],
+        "optimizer": "muon",
         "validation_source": f"slides={small}",
         "sample_steps": 0,
     }

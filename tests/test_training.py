@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from conftest import make_scheduler
 from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
+from torch import nn
 
 from colorized_pipeline.diffusion.color import lightness_to_gray
 from colorized_pipeline.loading import load_pipeline
@@ -35,7 +36,7 @@ from colorized_pipeline.training.losses import (
     drop_condition,
     mean_error,
 )
-from colorized_pipeline.training.networks import build_unet, learning_rate, preset_of, widen_unet
+from colorized_pipeline.training.networks import Muon, build_unet, learning_rate, preset_of, widen_unet
 from train_colorization import compute_loss
 
 
@@ -261,6 +262,25 @@ def test_folders_that_can_not_be_opened_are_no_obstacle(tmp_path: Path, monkeypa
     (tmp_path / "old").mkdir()
     replace_folder(tmp_path / "new", tmp_path / "old")
     assert (tmp_path / "old" / "inside" / "file").read_text() == "new" and len(opened) == 1
+
+
+@pytest.mark.parametrize("shape", [(16, 40), (40, 16), (24, 8, 3, 3)])
+def test_muon_is_that_of_torch_for_convolutions_too(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    ours = nn.Parameter(torch.randn(shape, generator=generator))
+    theirs = nn.Parameter(ours.detach().flatten(1).clone())
+    before, bias = theirs.detach().clone(), nn.Parameter(torch.ones(3))
+    options: dict = {"lr": 0.01, "weight_decay": 0.1}
+    muon = Muon([ours, bias], betas=(0.9, 0.999), **options)
+    oracle = torch.optim.Muon([theirs], adjust_lr_fn="match_rms_adamw", **options)
+    for _ in range(5):
+        ours.grad = torch.randn(shape, generator=generator)
+        theirs.grad, bias.grad = ours.grad.flatten(1).clone(), torch.ones(3)
+        muon.step()
+        oracle.step()
+    moved = theirs - before
+    assert (ours.flatten(1) - before - moved).norm() < 0.02 * moved.norm()  # torch's is in bfloat16
+    assert (bias < 1).all()
 
 
 def last_stage(**weights: float) -> LastStage:

@@ -2,11 +2,13 @@
 
 import logging
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DModel
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..diffusion.photo import condition_channels
@@ -202,11 +204,65 @@ def build_last_stage(pipe: ColorizationPipeline, options: ObjectiveOptions) -> L
     )
 
 
+class Muon(torch.optim.AdamW):
+    """Muon (Jordan et al. 2024) for the network's matrices, AdamW for biases, norms and what is narrower than 16.
+
+    Muon steps equally far along all directions of a matrix: along rare ones too, which AdamW hardly follows. A
+    convolution's weight counts as a matrix with a row for each channel out. Steps are as long as AdamW's, so its
+    learning rates serve (Liu et al. 2025). ``torch.optim.Muon`` takes matrices alone, and 12 times as long on a
+    processor without bfloat16 (measured).
+
+    Args:
+        parameters: of the network.
+        lr, betas, weight_decay: as for AdamW.
+    """
+
+    _NARROW, _MOMENTUM = 16, 0.95
+    _NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5  # each brings the singular values nearer to 1
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], *, lr: float, betas: tuple[float, float], weight_decay: float
+    ) -> None:
+        groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        for weight in parameters:
+            groups[weight.ndim > 1 and min(weight.flatten(1).shape) >= self._NARROW].append(weight)
+        super().__init__(
+            [{"params": group} for group in groups.values()], lr=lr, betas=betas, weight_decay=weight_decay
+        )
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        matrices = self.param_groups[0]
+        for weight in matrices["params"]:
+            if weight.grad is None:
+                continue
+            if not self.state[weight]:  # AdamW looks for a step when it loads a state
+                self.state[weight] |= {"step": torch.tensor(0.0), "momentum": torch.zeros_like(weight)}
+            momentum = self.state[weight]["momentum"]
+            momentum.lerp_(weight.grad, 1 - self._MOMENTUM)
+            direction = self._even(weight.grad.lerp(momentum, self._MOMENTUM).flatten(1))
+            weight.mul_(1 - matrices["lr"] * matrices["weight_decay"])
+            weight.add_(direction.view_as(weight), alpha=-0.2 * matrices["lr"] * math.sqrt(max(direction.shape)))
+            weight.grad = None  # done; AdamW leaves it alone
+        super().step()
+
+    def _even(self, matrix: Tensor) -> Tensor:
+        """The matrix with all its singular values brought to about 1."""
+        if matrix.shape[0] > matrix.shape[1]:
+            return self._even(matrix.T).T
+        matrix = matrix / matrix.norm().clamp(min=1e-7)
+        for a, b, c in self._NEWTON_SCHULZ:
+            squares = matrix @ matrix.T
+            matrix = a * matrix + (b * squares + c * squares @ squares) @ matrix
+        return matrix
+
+
 def build_optimizer(unet: UNet2DModel, options: Options) -> torch.optim.Optimizer:
-    """AdamW; against a discriminator, which changes too, it remembers for a shorter time."""
+    """AdamW or :class:`Muon`; against a discriminator, which changes too, AdamW remembers for a shorter time."""
+    chosen = options.optimization
+    make = {"adamw": torch.optim.AdamW, "muon": Muon}[chosen.optimizer]
     betas = (0.9, 0.999) if options.objective.last_stage_steps is None else (0.9, 0.99)
-    rate = options.optimization.learning_rate
-    return torch.optim.AdamW(unet.parameters(), lr=rate, betas=betas, weight_decay=_WEIGHT_DECAY)
+    return make(unet.parameters(), lr=chosen.learning_rate, betas=betas, weight_decay=_WEIGHT_DECAY)
 
 
 def learning_rate(step: int, *, base: float, warmup: int, decay: int, total: int) -> float:

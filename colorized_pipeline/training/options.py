@@ -228,6 +228,10 @@ class OptimizationOptions(Group):
     gradient_accumulation_steps: int = option(1, "forward passes a step", least=1, fixed=True)
     max_train_steps: int = option(10_000, "optimizer steps in all", least=1)
     max_train_minutes: float | None = option(None, "stop (resumably) after this many minutes", above=0)
+    optimizer: str = option(
+        "adamw", "adamw, or muon: its matrices step equally far along all directions", choices=["adamw", "muon"],
+        fixed=True,
+    )  # fmt: skip
     learning_rate: float = option(5e-4, "after the warm-up", above=0)
     lr_warmup_steps: int = option(500, "steps of linear warm-up", least=0)
     lr_decay_steps: int | None = option(
