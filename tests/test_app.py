@@ -479,9 +479,13 @@ def test_a_page_left_open_costs_next_to_nothing(visitor: Visitor, page_server: t
         user, system = Path(f"/proc/{page_server[1]}/stat").read_text().rsplit(")")[1].split()[11:13]
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
-    before = seconds()
-    visitor.page.wait_for_timeout(3000)
-    assert seconds() - before < 0.03 * 3
+    def cost_of_waiting() -> float:
+        before = seconds()
+        visitor.page.wait_for_timeout(3000)
+        return seconds() - before
+
+    # The least of some, as what earlier tests began may still run; while gradio looks for work it is 7 % of each
+    assert any(cost_of_waiting() < 0.03 * 3 for _ in range(4))
 
 
 def test_what_keeps_the_page_from_starting_is_explained(page_url: str, checkpoint: Path, tmp_path: Path) -> None:
