@@ -322,7 +322,7 @@ def test_training_pushes_in_the_background_and_outlives_a_failed_push(
 ) -> None:
     photos = make_folder(tmp_path / "photos", 14)
     hub.refused_commits = 1
-    run = command(photos, tmp_path / "run", hub_model_id="alice/trained", sample_steps=3)
+    run = command(photos, tmp_path / "run", hub_model_id="alice/trained", sample_steps=3, optimizer="muon")
     done = client.run([*run, "--push_to_hub", "--hub_private_repo"])
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count("the training goes on: the Hub answered 400") == 1 and hub.refused_commits == 0
@@ -330,6 +330,7 @@ def test_training_pushes_in_the_background_and_outlives_a_failed_push(
     assert repo.private and repo.messages == ["Step 6 of 6, 24 photos seen"]
     assert {"pipeline.py", "color.py", "variants.py", "samples.jpg", "unet/config.json"} < set(repo.files)
     card = repo.files["README.md"].decode()
+    assert "| optimizer | muon |" in card and "AdamW" not in card
     assert "| optimizer steps | 6 |" in card and "| photos seen | 24 |" in card and str(tmp_path) not in card
     (tmp_path / "w.safetensors").write_bytes(repo.files[WEIGHTS[0]])
     saved, uploaded = load_file(tmp_path / "run" / WEIGHTS[0]), load_file(tmp_path / "w.safetensors")
