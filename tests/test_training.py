@@ -265,7 +265,7 @@ def test_folders_that_can_not_be_opened_are_no_obstacle(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("shape", [(16, 40), (40, 16), (24, 8, 3, 3)])
-def test_muon_is_that_of_torch_for_convolutions_too(shape: tuple[int, ...]) -> None:
+def test_muon_steps_as_that_of_torch_does_for_convolutions_too(shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
     ours = nn.Parameter(torch.randn(shape, generator=generator))
     theirs = nn.Parameter(ours.detach().flatten(1).clone())

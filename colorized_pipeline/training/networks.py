@@ -205,55 +205,57 @@ def build_last_stage(pipe: ColorizationPipeline, options: ObjectiveOptions) -> L
 
 
 class Muon(torch.optim.AdamW):
-    """Muon (Jordan et al. 2024) for the network's matrices, AdamW for biases, norms and what is narrower than 16.
+    """Muon (Jordan et al. 2024) for weight matrices, AdamW for biases, norms and matrices narrower than 16.
 
-    Muon steps equally far along all directions of a matrix: along rare ones too, which AdamW hardly follows. A
-    convolution's weight counts as a matrix with a row for each channel out. Steps are as long as AdamW's, so its
-    learning rates serve (Liu et al. 2025). ``torch.optim.Muon`` takes matrices alone, and 12 times as long on a
-    processor without bfloat16 (measured).
+    Muon orthogonalizes each step: the step is equally long along every direction of the matrix. AdamW's steps hardly
+    move along directions that few photos ask for. A convolution's weight counts as a matrix, a row for each output
+    channel. Steps are scaled to AdamW's size, so the same learning rates serve (Liu et al. 2025).
+
+    ``torch.optim.Muon`` takes only matrices. It computes in bfloat16, which took 12 times as long as float32 on a
+    processor without bfloat16 instructions.
 
     Args:
         parameters: of the network.
-        lr, betas, weight_decay: as for AdamW.
+        lr, betas, weight_decay: as for AdamW; ``betas`` don't concern the matrices.
     """
 
     _NARROW, _MOMENTUM = 16, 0.95
-    _NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5  # each brings the singular values nearer to 1
+    _NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5  # each iteration brings the singular values nearer to 1
 
     def __init__(
         self, parameters: Iterable[nn.Parameter], *, lr: float, betas: tuple[float, float], weight_decay: float
     ) -> None:
-        groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        matrices, others = [], []
         for weight in parameters:
-            groups[weight.ndim > 1 and min(weight.flatten(1).shape) >= self._NARROW].append(weight)
-        super().__init__(
-            [{"params": group} for group in groups.values()], lr=lr, betas=betas, weight_decay=weight_decay
-        )
+            wide = weight.ndim > 1 and min(weight.flatten(1).shape) >= self._NARROW
+            (matrices if wide else others).append(weight)
+        groups = [{"params": matrices}, {"params": others}]
+        super().__init__(groups, lr=lr, betas=betas, weight_decay=weight_decay)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        matrices = self.param_groups[0]
-        for weight in matrices["params"]:
+        group = self.param_groups[0]
+        for weight in group["params"]:
             if weight.grad is None:
                 continue
             if not self.state[weight]:  # AdamW looks for a step when it loads a state
                 self.state[weight] |= {"step": torch.tensor(0.0), "momentum": torch.zeros_like(weight)}
             momentum = self.state[weight]["momentum"]
             momentum.lerp_(weight.grad, 1 - self._MOMENTUM)
-            direction = self._even(weight.grad.lerp(momentum, self._MOMENTUM).flatten(1))
-            weight.mul_(1 - matrices["lr"] * matrices["weight_decay"])
-            weight.add_(direction.view_as(weight), alpha=-0.2 * matrices["lr"] * math.sqrt(max(direction.shape)))
-            weight.grad = None  # done; AdamW leaves it alone
+            update = self._orthogonalize(weight.grad.lerp(momentum, self._MOMENTUM).flatten(1))
+            weight.mul_(1 - group["lr"] * group["weight_decay"])
+            weight.add_(update.view_as(weight), alpha=-0.2 * group["lr"] * math.sqrt(max(update.shape)))
+            weight.grad = None  # so that AdamW passes over it
         super().step()
 
-    def _even(self, matrix: Tensor) -> Tensor:
-        """The matrix with all its singular values brought to about 1."""
+    def _orthogonalize(self, matrix: Tensor) -> Tensor:
+        """The matrix with all its singular values brought to about 1, by Newton-Schulz iterations."""
         if matrix.shape[0] > matrix.shape[1]:
-            return self._even(matrix.T).T
+            return self._orthogonalize(matrix.T).T
         matrix = matrix / matrix.norm().clamp(min=1e-7)
         for a, b, c in self._NEWTON_SCHULZ:
-            squares = matrix @ matrix.T
-            matrix = a * matrix + (b * squares + c * squares @ squares) @ matrix
+            gram = matrix @ matrix.T
+            matrix = a * matrix + (b * gram + c * gram @ gram) @ matrix
         return matrix
 
 
