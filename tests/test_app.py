@@ -484,7 +484,7 @@ def test_a_page_left_open_costs_next_to_nothing(visitor: Visitor, page_server: t
         visitor.page.wait_for_timeout(3000)
         return seconds() - before
 
-    # The least of some, as what earlier tests began may still run; while gradio looks for work it is 7 % of each
+    # One quiet wait is enough: what earlier tests began may run on. Where gradio asks for work all the time, none is
     assert any(cost_of_waiting() < 0.03 * 3 for _ in range(4))
 
 

@@ -229,8 +229,8 @@ class OptimizationOptions(Group):
     max_train_steps: int = option(10_000, "optimizer steps in all", least=1)
     max_train_minutes: float | None = option(None, "stop (resumably) after this many minutes", above=0)
     optimizer: str = option(
-        "adamw", "adamw, or muon: its matrices step equally far along all directions", choices=["adamw", "muon"],
-        fixed=True,
+        "adamw", "muon learns more from the same photos; a step takes a fifth longer on a processor",
+        choices=["adamw", "muon"], fixed=True,
     )  # fmt: skip
     learning_rate: float = option(5e-4, "after the warm-up", above=0)
     lr_warmup_steps: int = option(500, "steps of linear warm-up", least=0)
