@@ -225,7 +225,8 @@ class Muon(torch.optim.AdamW):
     def __init__(
         self, parameters: Iterable[nn.Parameter], *, lr: float, betas: tuple[float, float], weight_decay: float
     ) -> None:
-        matrices, others = [], []
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for weight in parameters:
             wide = weight.ndim > 1 and min(weight.flatten(1).shape) >= self._NARROW
             (matrices if wide else others).append(weight)
