@@ -33,22 +33,30 @@ _LEFT_OUT = {"_fc.weight", "_fc.bias"}
 _OPEN_GATE = 100.0  # Lite networks have no squeeze-and-excitation: with sigmoid(100), which is 1, it lets all pass
 _TOLERANCE = 1e-4
 
+_CALL_DEFAULTS = {"default_steps", "default_guidance", "uncertainty_fit", "working_size", "initial_noise"}
 
-def package_checkpoint(folder: Path, output: Path, **changes: Any) -> dict[str, Any]:
+
+def package_checkpoint(
+    folder: Path, output: Path, average: tuple[Path, float] | None = None, **changes: Any
+) -> dict[str, Any]:
     """Save a trained pipeline in half precision, without code, and check that it paints the same.
 
     Args:
         folder: of the trained pipeline.
         output: replaced if it exists.
+        average: another training of the same network, and its share in the weights, within (0, 1).
         changes: other defaults of the pipeline, such as ``default_steps``.
 
     Returns:
         ``bytes`` of all files, and ``difference``, the mean absolute one of a picture to full precision, of 255.
 
     Raises:
-        ValueError: if it can't be loaded, or is too large for the package; then nothing is replaced.
+        ValueError: if it can't be loaded, is too large for the package, or the two don't fit together; then nothing
+            is replaced.
     """
     trained = load_pipeline(folder, **changes)
+    if average:
+        _average_in(trained, folder, *average)
     partial = output.with_name(f"partial-{output.name}")
     shutil.rmtree(partial, ignore_errors=True)
     trained.save_pretrained(partial)
@@ -63,6 +71,34 @@ def package_checkpoint(folder: Path, output: Path, **changes: Any) -> dict[str, 
     shutil.rmtree(output, ignore_errors=True)
     partial.rename(output)
     return {"bytes": size, "difference": difference}
+
+
+def _average_in(pipe: ColorizationPipeline, folder: Path, other_folder: Path, share: float) -> None:
+    """Put the UNet's weights on the straight line between two trainings (WiSE-FT, Wortsman et al. 2022, eq. 2).
+
+    One training went on from the other or both from a third: then the weights between them work too, and join what
+    each is good at.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"--average {other_folder} {share:g}: the share must lie between 0 and 1")
+    other = load_pipeline(other_folder)
+    ours, theirs = _form(pipe), _form(other)
+    differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    if differing:
+        raise ValueError(f"{folder} and {other_folder} can't be averaged, as they differ in {', '.join(differing)}")
+    with torch.no_grad():
+        for weight, other_weight in zip(pipe.unet.parameters(), other.unet.parameters(), strict=True):
+            weight.lerp_(other_weight, share)
+
+
+def _form(pipe: ColorizationPipeline) -> dict[str, Any]:
+    """What two pipelines must have in common for their weights to mean the same: all but the defaults of a call."""
+    form = {name: value for name, value in pipe.config.items() if name not in _CALL_DEFAULTS}
+    form |= {f"unet.{name}": value for name, value in pipe.unet.config.items()}
+    form |= {f"scheduler.{name}": value for name, value in pipe.scheduler.config.items()}
+    encoder = pipe.image_encoder.state_dict() if pipe.image_encoder else {}
+    form["image_encoder"] = {name: value.half().numpy().tobytes() for name, value in encoder.items()}
+    return {name: value for name, value in form.items() if not name.rpartition(".")[2].startswith("_")}
 
 
 def _halve_weights(folder: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from skimage import color as skimage_color
 from skimage import data as skimage_data
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from colorized_pipeline import DEFAULT_CHECKPOINT, EXAMPLES, load_default, load_pipeline
 from colorized_pipeline.cli import app
@@ -114,6 +114,39 @@ def test_a_trained_pipeline_goes_into_a_package(checkpoint: Path, tmp_path: Path
     assert (pipe.config.default_steps, pipe.config.default_guidance) == (3, 1.5) and pipe.unet.dtype == torch.float32
     failed = CliRunner().invoke(app, ["package", str(tmp_path), "-o", str(target)])
     assert failed.exit_code == 2 and "did you mean" in failed.stderr and target.is_dir()
+
+
+def test_two_trainings_are_averaged(checkpoint: Path, tmp_path: Path) -> None:
+    first, second = load_pipeline(checkpoint), load_pipeline(checkpoint)
+    generator = torch.Generator().manual_seed(0)
+    for weight in second.unet.parameters():
+        weight.data.add_(torch.randn(weight.shape, generator=generator), alpha=0.1)
+    second.register_to_config(default_steps=7)  # a default of a call doesn't hinder
+    second.save_pretrained(tmp_path / "second")
+
+    def package(*average: str) -> Result:
+        return CliRunner().invoke(
+            app, ["package", str(checkpoint), "-o", str(tmp_path / "made"), "--average", *average]
+        )
+
+    done = package(str(tmp_path / "second"), "0.25")
+    assert done.exit_code == 0, done.output
+    made = load_pipeline(tmp_path / "made")
+    for one, other, weight in zip(*(pipe.unet.parameters() for pipe in (first, second, made)), strict=True):
+        torch.testing.assert_close(weight, (0.75 * one + 0.25 * other).half().float(), rtol=1e-3, atol=1e-6)
+    before = (tmp_path / "made/model_index.json").stat()
+
+    second.register_to_config(chroma_scale=41.0)
+    second.save_pretrained(tmp_path / "second")
+    for average, message in (
+        ((str(tmp_path / "second"), "0.25"), "can't be averaged, as they differ in chroma_scale"),
+        ((str(checkpoint), "1"), "the share must lie between 0 and 1"),
+        ((str(checkpoint), "nan"), "the share must lie between 0 and 1"),
+        ((str(tmp_path / "none"), "0.5"), str(tmp_path / "none")),
+    ):
+        refused = package(*average)
+        assert refused.exit_code == 2 and message in " ".join(refused.stderr.split()), refused.output
+    assert (tmp_path / "made/model_index.json").stat() == before and not list(tmp_path.glob("partial-*"))
 
 
 def test_shipped_checkpoint_colorizes_a_real_photograph() -> None:

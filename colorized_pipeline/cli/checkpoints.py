@@ -112,6 +112,10 @@ def package(
         Path | None,
         typer.Option("--output", "-o", help="Folder to replace; the package's own checkpoint if not given."),
     ] = None,
+    average: Annotated[
+        tuple[Path, float] | None,
+        typer.Option(help="Another training of the same network, and its share, e.g. weights/base 0.25."),
+    ] = None,
     default_steps: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Denoising steps of a call that doesn't say.")
     ] = None,
@@ -136,5 +140,5 @@ def package(
         "uncertainty_fit": uncertainty_fit,
     }
     changes = {name: value for name, value in options.items() if value is not None}
-    made = package_checkpoint(checkpoint, target, **changes)
+    made = package_checkpoint(checkpoint, target, average, **changes)
     show(f"{target}: {made['bytes'] / 1e6:.1f} MB; mean difference to full precision {made['difference']:.2f} of 255")
