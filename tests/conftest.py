@@ -1,6 +1,7 @@
 """Tiny real components: a UNet, the scheduler that training makes, an ImageNet-style encoder with random weights."""
 
 import os
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from colorized_pipeline.diffusion.photo import condition_channels
 from colorized_pipeline.training.networks import build_unet
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so do its children
 settings.register_profile("long", max_examples=1000)
 
 ENCODER_LAYERS = (1, 2)
