@@ -44,7 +44,8 @@ def package_checkpoint(
     Args:
         folder: of the trained pipeline.
         output: replaced if it exists.
-        average: another training of the same network, and its share in the weights, within (0, 1).
+        average: another training of the same network, and its share in the weights, within (0, 1). The uncertainty
+            fitted to ``folder`` doesn't hold for the average, and is left out unless ``changes`` gives another.
         changes: other defaults of the pipeline, such as ``default_steps``.
 
     Returns:
@@ -54,6 +55,8 @@ def package_checkpoint(
         ValueError: if it can't be loaded, is too large for the package, or the two don't fit together; then nothing
             is replaced.
     """
+    if average:
+        changes = {"uncertainty_fit": None, **changes}
     trained = load_pipeline(folder, **changes)
     if average:
         _average_in(trained, folder, *average)

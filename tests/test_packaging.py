@@ -121,12 +121,14 @@ def test_two_trainings_are_averaged(checkpoint: Path, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     for weight in second.unet.parameters():
         weight.data.add_(torch.randn(weight.shape, generator=generator), alpha=0.1)
+    first.register_to_config(uncertainty_fit=[200.0, 3.0])
+    first.save_pretrained(tmp_path / "first")
     second.register_to_config(default_steps=7)  # a default of a call doesn't hinder
     second.save_pretrained(tmp_path / "second")
 
     def package(*average: str) -> Result:
         return CliRunner().invoke(
-            app, ["package", str(checkpoint), "-o", str(tmp_path / "made"), "--average", *average]
+            app, ["package", str(tmp_path / "first"), "-o", str(tmp_path / "made"), "--average", *average]
         )
 
     done = package(str(tmp_path / "second"), "0.25")
@@ -134,6 +136,7 @@ def test_two_trainings_are_averaged(checkpoint: Path, tmp_path: Path) -> None:
     made = load_pipeline(tmp_path / "made")
     for one, other, weight in zip(*(pipe.unet.parameters() for pipe in (first, second, made)), strict=True):
         torch.testing.assert_close(weight, (0.75 * one + 0.25 * other).half().float(), rtol=1e-3, atol=1e-6)
+    assert made.config.uncertainty_fit is None  # that of the first isn't true of the average
     before = (tmp_path / "made/model_index.json").stat()
 
     second.register_to_config(chroma_scale=41.0)

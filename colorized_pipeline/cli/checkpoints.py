@@ -114,7 +114,7 @@ def package(
     ] = None,
     average: Annotated[
         tuple[Path, float] | None,
-        typer.Option(help="Another training of the same network, and its share, e.g. weights/base 0.25."),
+        typer.Option(help="Average with another training of the same network: its folder and its share."),
     ] = None,
     default_steps: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Denoising steps of a call that doesn't say.")
