@@ -18,7 +18,8 @@ from colorized_pipeline.diffusion.photo import condition_channels
 from colorized_pipeline.training.networks import build_unet
 
 torch.set_num_threads(1)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so do its children
+# Else programs that tests start ignore Ctrl-C where pytest is a shell's background job
+signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("long", max_examples=1000)
 
 ENCODER_LAYERS = (1, 2)
